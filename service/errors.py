@@ -1,0 +1,67 @@
+"""What can go wrong for a job's author, and what to do next.
+
+Every message says what was given, what is expected and what to change. The classes
+also derive from the built-in error an author would catch in plain Keras code.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ServiceError(Exception):
+    """The base of every error that SameStep raises on purpose."""
+
+
+class RunInvalid(ServiceError, ValueError):
+    """The description of a run cannot be carried out as it stands."""
+
+
+class OptionUnknown(RunInvalid, TypeError):
+    """An option's name is not one there is."""
+
+
+class EnvironmentUnfit(ServiceError, RuntimeError):
+    """This Python, its packages or its variables cannot run SameStep."""
+
+
+class ClusterTooSmall(ServiceError, RuntimeError):
+    """The cluster cannot hold the workers that the run asks for."""
+
+
+class DataInvalid(ServiceError, ValueError):
+    """The arrays or weights given cannot be trained on."""
+
+
+class ModelInvalid(ServiceError, ValueError):
+    """The model cannot be trained as it was built or compiled."""
+
+
+class NotExact(ServiceError, RuntimeError):
+    """The step on many replicas would not be the step of one device."""
+
+
+class WorkersDiffer(ServiceError, RuntimeError):
+    """Workers hold different values where they must hold the same."""
+
+
+class StorageError(ServiceError, OSError):
+    """The storage cannot do what a run needs."""
+
+
+class Superseded(StorageError):
+    """A newer attempt has taken the run over, so this one must stop."""
+
+
+class Corrupt(StorageError):
+    """Bytes read back are not the bytes that were committed."""
+
+
+class JobFailed(ServiceError, RuntimeError):
+    """The author's code raised on a worker; the message carries its traceback."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `name`'s likely correction as a sentence, or the list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f'Did you mean "{close[0]}"?' if close else f"There is: {', '.join(known)}."

@@ -1,0 +1,132 @@
+"""The complete description of one run, checked before anything starts."""
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+from service.errors import OptionUnknown, RunInvalid, did_you_mean
+
+ACCELERATORS = ("cpu", "gpu", "tpu")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: what it is called, where it is kept, and what it runs on.
+
+    Attributes:
+        name: the run's folder under `storage`. The same name again continues the run.
+        storage: a folder or a URL that every worker reaches (`runs`, `gs://bucket/runs`).
+        workers: the number of worker processes; 0 trains in this process, without Ray;
+            a pair (min, max) lets the run grow and shrink.
+        accelerator: "cpu", "gpu" or "tpu".
+        devices_per_worker: accelerators that one worker drives.
+        topology: a TPU slice's shape, such as "2x4".
+        threads_per_worker: TensorFlow's threads for one operation on each worker, which
+            are also the CPUs a worker reserves.
+        seed: of weights, data order and noise; None draws one and records it.
+        save_every_steps: commit a checkpoint each time so many steps are complete.
+        save_every_seconds: commit a checkpoint when the last one is so old.
+        save_every_epochs: commit a checkpoint each time so many epochs are complete.
+        keep: how many of the newest checkpoints stay.
+        max_restarts: how often lost workers are started again.
+        stall_seconds: how long a step may take before the workers are started again.
+        deterministic: ask TensorFlow for the same bits from the same run.
+
+    Raises:
+        RunInvalid: at construction, naming the field, its value and what it can be.
+    """
+
+    name: str
+    storage: str = "runs"
+    workers: int | tuple[int, int] = 1
+    accelerator: Literal["cpu", "gpu", "tpu"] = "cpu"
+    devices_per_worker: int = 1
+    topology: str | None = None
+    threads_per_worker: int = 1
+    seed: int | None = None
+    save_every_steps: int | None = None
+    save_every_seconds: float | None = None
+    save_every_epochs: int | None = 1
+    keep: int = 3
+    max_restarts: int = 3
+    stall_seconds: float = 600.0
+    deterministic: bool = True
+
+    def __new__(cls, *args: Any, **options: Any) -> "Run":
+        known = [field.name for field in dataclasses.fields(cls)]
+        for option in options:
+            if option not in known:
+                raise OptionUnknown(f'Run has no option "{option}". {did_you_mean(option, known)}')
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.workers, list):  # JSON has no tuples
+            object.__setattr__(self, "workers", tuple(self.workers))
+        _check_name(self.name)
+        _check_workers(self.workers)
+        if not isinstance(self.storage, str) or not self.storage:
+            raise RunInvalid(f"Run(storage={self.storage!r}): expected a folder or a URL, such as runs or gs://bucket/runs.")
+        if self.storage.startswith("memory://") and self.workers != 0:
+            raise RunInvalid(
+                f"Run(storage={self.storage!r}, workers={self.workers!r}): memory:// is seen by one process only. "
+                "Use a folder or a bucket, or workers=0."
+            )
+        if self.accelerator not in ACCELERATORS:
+            raise RunInvalid(f"Run(accelerator={self.accelerator!r}): {did_you_mean(str(self.accelerator), ACCELERATORS)}")
+        for field in ("devices_per_worker", "threads_per_worker", "keep"):
+            _check_count(field, getattr(self, field), least=1)
+        for field in ("save_every_steps", "save_every_epochs"):
+            _check_count(field, getattr(self, field), least=1, optional=True)
+        _check_count("max_restarts", self.max_restarts, least=0)
+        _check_count("seed", self.seed, least=0, optional=True)
+        if self.seed is not None and self.seed >= 2**32:
+            raise RunInvalid(f"Run(seed={self.seed}): expected less than 2**32, the range of numpy's generator.")
+        for field in ("save_every_seconds", "stall_seconds"):
+            _check_seconds(field, getattr(self, field), optional=field != "stall_seconds")
+        if self.topology is not None and self.accelerator != "tpu":
+            raise RunInvalid(f'Run(topology={self.topology!r}) is a TPU slice\'s shape: it goes with accelerator="tpu".')
+
+    @property
+    def most_workers(self) -> int:
+        """The largest number of worker processes the run may have."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values; `Run(**that)` is the same run."""
+        return dataclasses.asdict(self)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+        raise RunInvalid(
+            f"Run(name={name!r}): expected letters, digits, dots, dashes or underscores (at most 100, no slash), "
+            "for it names a folder. Give the place as storage=..."
+        )
+
+
+def _check_workers(workers: object) -> None:
+    if isinstance(workers, int) and not isinstance(workers, bool) and workers >= 0:
+        return
+    if isinstance(workers, tuple) and len(workers) == 2:
+        low, high = workers
+        if all(isinstance(n, int) and not isinstance(n, bool) for n in workers) and 1 <= low <= high:
+            return
+    raise RunInvalid(
+        f"Run(workers={workers!r}): expected how many worker processes there are: 1 or more, "
+        "0 for this process without Ray, or (min, max) with 1 <= min <= max."
+    )
+
+
+def _check_count(field: str, value: object, least: int, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise RunInvalid(f"Run({field}={value!r}): expected a whole number, {least} or more{', or None' if optional else ''}.")
+
+
+def _check_seconds(field: str, value: object, optional: bool) -> None:
+    if optional and value is None:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise RunInvalid(f"Run({field}={value!r}): expected seconds, more than 0{', or None' if optional else ''}.")
