@@ -1,0 +1,68 @@
+"""One worker decides; every worker hears the same answer."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from service.cluster.strategy import PlainStrategy
+from service.errors import WorkersDiffer
+
+
+class Council:
+    """The worker processes of a run, talking in small numbers between steps.
+
+    Every method is collective: every worker calls it, in the same order, or all of them wait.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy | None = None) -> None:
+        self._strategy = strategy if isinstance(strategy, PlainStrategy) else None
+        self.count = self._strategy.num_replicas_in_sync if self._strategy else 1
+        self.index = self._strategy.cluster_resolver.task_id if self._strategy else 0
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """Returns [workers, n]: every worker's [n] float64 or int64 values, in order."""
+        if self._strategy is None:
+            return values[None]
+        placed = np.zeros((self.count, *values.shape), values.dtype)
+        placed[self.index] = values
+
+        def reduce(part: Any) -> Any:
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
+
+        return self._strategy.run(reduce, args=(tf.constant(placed),)).numpy()
+
+    def any(self, answer: bool) -> bool:
+        """Returns whether any worker says yes."""
+        return bool(self.gather(np.array([int(answer)])).any())
+
+    def chief(self, value: Any) -> Any:
+        """Returns the chief's value, anything JSON can hold; the others' is not looked at."""
+        if self._strategy is None:
+            return value
+        told = json.dumps(value).encode() if self.index == 0 else b""
+        length = int(self.gather(np.array([len(told)]))[0, 0])
+        padded = np.zeros(length, np.int64)
+        padded[: len(told)] = np.frombuffer(told, np.uint8)
+        return json.loads(self.gather(padded)[0].astype(np.uint8).tobytes())
+
+    def check_same(self, things: Mapping[str, bytes], fix: str) -> None:
+        """Compares the workers' hashes of things that all must hold alike.
+
+        Raises:
+            WorkersDiffer: on every worker, naming the things and the workers whose hash is not the chief's.
+        """
+        if self._strategy is None:
+            return
+        digests = np.stack([np.frombuffer(hashlib.sha256(value).digest(), np.int64) for value in things.values()])
+        everyone = self.gather(digests)
+        wrong = {
+            name: [worker for worker in range(self.count) if not np.array_equal(everyone[worker, i], everyone[0, i])]
+            for i, name in enumerate(things)
+        }
+        found = [f"{name} (workers {', '.join(map(str, workers))})" for name, workers in wrong.items() if workers]
+        if found:
+            raise WorkersDiffer(f"Differs from the chief's, worker 0: {'; '.join(found)}. {fix}")

@@ -1,0 +1,66 @@
+"""The tf.distribute strategy a run names, and who drives which device."""
+
+import contextlib
+import json
+import os
+from typing import Any
+
+import tensorflow as tf
+
+
+class PlainStrategy(tf.distribute.MultiWorkerMirroredStrategy):
+    """Worker processes that each drive one device and hold plain variables.
+
+    TensorFlow's strategy is started as the collective runtime alone. `scope()` does
+    nothing, so a model made in it has ordinary variables: predict, save and every
+    snapshot are local, and the optimizer sees gradients that are summed already.
+    """
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """The place where variables are made; it changes nothing about them."""
+        return contextlib.nullcontext(self)
+
+    def run(self, fn: Any, args: Any = (), kwargs: Any = None, options: Any = None) -> Any:
+        """Runs `fn` where collectives may be called. Collective: every worker calls this."""
+        with super().scope():
+            return super().run(fn, args=args, kwargs=kwargs, options=options)
+
+
+_connected: list[tf.distribute.Strategy] = []  # the collective runtime is one for the process
+
+
+def worker_count() -> int:
+    """Returns how many worker processes TF_CONFIG names; 1 without it."""
+    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    return len(cluster.get("worker", [])) or 1
+
+
+def connect(timeout_seconds: float | None = None) -> tf.distribute.Strategy:
+    """Returns the strategy of the worker processes that TF_CONFIG names.
+
+    Collective: every worker calls this, once, before TensorFlow runs anything else.
+    One worker needs no other: it gets TensorFlow's default strategy.
+
+    Args:
+        timeout_seconds: how long a collective may wait for another worker before it
+            fails; None waits for as long as that worker's process lives.
+    """
+    if not _connected:
+        options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout_seconds)
+        alone = worker_count() == 1
+        _connected.append(tf.distribute.get_strategy() if alone else PlainStrategy(communication_options=options))
+    return _connected[0]
+
+
+def connected() -> tf.distribute.Strategy | None:
+    """Returns what `connect` returned in this process, or None."""
+    return _connected[0] if _connected else None
+
+
+def use_threads(threads: int) -> None:
+    """Sets TensorFlow's threads for one operation; called before TensorFlow runs anything.
+
+    The order in which a kernel adds numbers depends on this count, and with it the last bits.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -1,0 +1,241 @@
+"""What a step may know of the other replicas: size, own rows, sum, gather."""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from service.cluster.strategy import PlainStrategy
+
+_ACTIVE = threading.local()  # MirroredStrategy traces each replica in a thread of its own
+
+
+class Rows(NamedTuple):
+    """Which rows of a global batch a replica holds.
+
+    A replica without rows of its own runs a copy of row `start`, because kernels crash and
+    means become NaN on none; `count` is then 0 and all that the copy gives is cut away.
+
+    Attributes:
+        start: [] int32, the first row of the replica in the global batch.
+        count: [] int32, how many rows it holds; its tensors have max(count, 1).
+        total: [] int32, how many rows the global batch has.
+    """
+
+    start: Any
+    count: Any
+    total: Any
+
+
+class Group:
+    """One replica alone: nothing to sum, every row its own."""
+
+    size = 1
+
+    @property
+    def index(self) -> Any:
+        """Which replica this is, from 0."""
+        return 0
+
+    def sum(self, tensors: Sequence[Any]) -> list[Any]:
+        """Returns each tensor summed over all replicas, in one fused collective.
+
+        Collective: every replica calls this, in the same order, with the same shapes.
+        Numbers travel in the widest type among them, so that nothing is lost; integers
+        beside floats take a second collective.
+        """
+        if self.size == 1:
+            return list(tensors)
+        tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+        summed: list[Any] = [None] * len(tensors)
+        for floating in (True, False):
+            places = [i for i, t in enumerate(tensors) if (t.dtype.is_floating or t.dtype.is_complex) == floating]
+            for place, tensor in zip(places, self._sum_fused([tensors[i] for i in places]), strict=True):
+                summed[place] = tensor
+        return summed
+
+    def sum_differentiable(self, tensors: Sequence[Any]) -> list[Any]:
+        """Like `sum`, for the forward pass: the gradient of a sum over replicas is the sum of their gradients.
+
+        Collective: every replica calls this, and once more for the gradient.
+        """
+        if self.size == 1:
+            return list(tensors)
+
+        @tf.custom_gradient
+        def total(*parts: Any) -> Any:
+            return tuple(self.sum(parts)), lambda *upstream: tuple(self.sum(upstream))
+
+        return list(total(*tensors))
+
+    def gather(self, value: Any) -> Any:
+        """Returns [size, ...]: the replicas' values of one shape, in order; differentiable.
+
+        Collective: every replica calls this, and once more for the gradient.
+        """
+        return self.sum_differentiable([self.placed(value)])[0]
+
+    def placed(self, value: Any) -> Any:
+        """Returns [size, ...] zeros with this replica's value at its place; the sum over replicas gathers them."""
+        shape = tf.concat([[self.size], tf.shape(value)], 0)
+        return tf.ensure_shape(tf.scatter_nd([[self.index]], value[None], shape), [self.size, *value.shape])
+
+    def _sum_fused(self, tensors: list[Any]) -> list[Any]:
+        if not tensors:
+            return []
+        wire = _widest([tensor.dtype for tensor in tensors])
+        flat = [tf.reshape(tf.cast(tensor, wire), [-1]) for tensor in tensors]
+        sizes = [tf.size(part) if part.shape[0] is None else part.shape[0] for part in flat]
+        summed = tf.split(self._all_reduce(tf.concat(flat, 0)), sizes)
+        return [
+            tf.ensure_shape(tf.reshape(tf.cast(part, tensor.dtype), tf.shape(tensor)), tensor.shape)
+            for part, tensor in zip(summed, tensors, strict=True)
+        ]
+
+    def _all_reduce(self, vector: Any) -> Any:
+        return vector
+
+
+class PlainGroup(Group):
+    """Worker processes with plain variables: the strategy only sums."""
+
+    def __init__(self, strategy: PlainStrategy) -> None:
+        self.strategy = strategy
+        self.size = strategy.num_replicas_in_sync
+        self._index = strategy.cluster_resolver.task_id
+
+    @property
+    def index(self) -> Any:
+        return self._index
+
+    def _all_reduce(self, vector: Any) -> Any:
+        def reduce(part: Any) -> Any:
+            # An argument has no device of its own, and all_reduce needs one.
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
+
+        return self.strategy.run(reduce, args=(vector,))
+
+
+class ScopeGroup(Group):
+    """The replicas of a strategy that holds the variables; used inside `strategy.run`."""
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self.strategy = strategy
+        self.size = strategy.num_replicas_in_sync
+
+    @property
+    def index(self) -> Any:
+        return tf.distribute.get_replica_context().replica_id_in_sync_group
+
+    def _all_reduce(self, vector: Any) -> Any:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(vector))
+
+
+class Replica:
+    """One replica inside one step: the group it belongs to and the rows it holds.
+
+    Attributes:
+        group: the replicas that take the step together.
+        rows: this replica's part of the global batch.
+        weight_sums: [] floating sums over the global batch, by the id of the weight tensor given to the step.
+        output_losses: each output's loss as this replica's part of it, in the order they are computed.
+        added_losses: what layers gave to add_loss, with the layer.
+    """
+
+    def __init__(self, group: Group, rows: Rows, weight_sums: dict[int, Any] | None = None) -> None:
+        self.group = group
+        self.rows = rows
+        self.weight_sums = weight_sums or {}
+        self.output_losses: list[Any] = []
+        self.added_losses: list[tuple[Any, Any]] = []
+
+    @property
+    def is_alone(self) -> bool:
+        return self.group.size == 1
+
+    def share(self, dtype: Any) -> Any:
+        """Returns [] this replica's share b_r / B of the global batch."""
+        return tf.cast(self.rows.count, dtype) / tf.cast(self.rows.total, dtype)
+
+    def own(self, tensor: Any) -> Any:
+        """Returns the first `count` rows: none of an idle replica's copy."""
+        return tensor if self.is_alone else tensor[: self.rows.count]
+
+    def if_busy(self, tensor: Any) -> Any:
+        """Returns the tensor, or zeros where this replica only runs a copy."""
+        return tensor if self.is_alone else tf.where(self.rows.count > 0, tensor, tf.zeros_like(tensor))
+
+    def leads(self, tensor: Any) -> bool:
+        """Whether the tensor's first dimension is the batch: a step is traced with that one unknown."""
+        if tensor.shape.rank is None or tensor.shape.rank == 0:
+            return False
+        if tf.executing_eagerly():
+            return int(tensor.shape[0]) == max(int(self.rows.count), 1)
+        return tensor.shape[0] is None
+
+    def placed_rows(self, tensor: Any) -> Any:
+        """Returns [total, ...] zeros with this replica's rows at theirs; the sum over replicas is the whole batch."""
+        if self.is_alone:
+            return tensor
+        places = (self.rows.start + tf.range(self.rows.count))[:, None]
+        shape = tf.concat([[self.rows.total], tf.shape(tensor)[1:]], 0)
+        return tf.ensure_shape(tf.scatter_nd(places, self.own(tensor), shape), [None, *tensor.shape[1:]])
+
+    def whole(self, tensor: Any) -> Any:
+        """Returns [total, ...], the rows of all replicas; the gradient goes to this replica's own rows.
+
+        For a computation that every replica then does alike on the whole batch: its
+        gradient by the rows of replica r is what replica r contributes to the sum.
+        Collective: every replica calls this.
+        """
+        if self.is_alone:
+            return tensor
+
+        @tf.custom_gradient
+        def gathered(part: Any) -> Any:
+            def own_rows(upstream: Any) -> Any:
+                mine = upstream[self.rows.start : self.rows.start + self.rows.count]
+                return tf.pad(mine, [[0, tf.shape(part)[0] - self.rows.count]] + [[0, 0]] * (part.shape.rank - 1))
+
+            return self.group.sum([self.placed_rows(part)])[0], own_rows
+
+        if not tensor.dtype.is_floating:
+            return self.group.sum([self.placed_rows(tensor)])[0]
+        return gathered(tensor)
+
+
+@functools.lru_cache(maxsize=8)
+def of(strategy: tf.distribute.Strategy | None) -> Group:
+    """Returns the group of a strategy's replicas; None is this process alone."""
+    if isinstance(strategy, PlainStrategy):
+        return PlainGroup(strategy)
+    if strategy is None or strategy.num_replicas_in_sync == 1 and not strategy.extended._in_multi_worker_mode():
+        return Group()
+    return ScopeGroup(strategy)
+
+
+def current() -> Replica | None:
+    """Returns the replica whose step is being traced or run by this thread, else None."""
+    return getattr(_ACTIVE, "replica", None)
+
+
+@contextlib.contextmanager
+def acting(replica: Replica | None) -> Iterator[Replica | None]:
+    """Makes Keras act for `replica` in this thread; elsewhere it stays untouched."""
+    before = current()
+    _ACTIVE.replica = replica
+    try:
+        yield replica
+    finally:
+        _ACTIVE.replica = before
+
+
+def _widest(dtypes: list[tf.DType]) -> tf.DType:
+    if any(dtype.is_complex for dtype in dtypes):
+        return tf.complex128
+    if any(dtype.is_floating for dtype in dtypes):
+        return tf.float64 if tf.float64 in dtypes else tf.float32
+    return tf.int64

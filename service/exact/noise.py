@@ -1,0 +1,91 @@
+"""Each replica draws its own rows of the noise that one device would draw.
+
+TensorFlow's stateless generator is counter-based (Philox 4x32-10: four 32-bit numbers a
+counter step, in the order of the flattened tensor). A replica that holds the rows from
+`start` on moves the counter there, so its numbers are bit for bit those rows of the one
+draw; nothing else of Keras's random functions changes.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import tensor_util
+
+from service.errors import NotExact
+from service.exact import keras_seams
+from service.exact.group import Replica
+
+PHILOX = 1
+AUTOMATIC = 3  # TensorFlow's own choice, which is Philox on CPUs and GPUs
+
+
+def install() -> None:
+    """Makes every draw of stateless noise exact inside a step."""
+    for seam in (keras_seams.NORMAL, keras_seams.UNIFORM, keras_seams.UNIFORM_INT):
+        keras_seams.replace(seam, _skip_ahead)
+    keras_seams.replace(keras_seams.TRUNCATED_NORMAL, _draw_all)
+
+
+def _skip_ahead(original: Any, replica: Replica, shape: Any, key: Any, counter: Any, alg: Any, *args: Any, **kwargs: Any) -> Any:
+    """Draws [n, ...] numbers from the counter of the replica's first row on."""
+    if replica.is_alone or not _is_led_by_rows(shape):
+        return original(shape, key, counter, alg, *args, **kwargs)
+    _check_algorithm(alg)
+    shape = tf.cast(shape, tf.int64)
+    first = tf.cast(replica.rows.start, tf.int64) * _per_row(replica, shape) * tf.reduce_prod(shape[1:])
+    a_step = 4 // _words(args, kwargs)
+    skipped, lead = first // a_step, first % a_step
+    low = counter[0] + tf.cast(skipped, tf.uint64)
+    carry = tf.cast(low < counter[0], tf.uint64)
+    drawn = original(
+        shape=[lead + tf.reduce_prod(shape)], key=key, counter=tf.stack([low, counter[1] + carry]), alg=alg, *args, **kwargs
+    )
+    return tf.reshape(drawn[lead:], shape)
+
+
+def _draw_all(original: Any, replica: Replica, shape: Any, key: Any, counter: Any, alg: Any, *args: Any, **kwargs: Any) -> Any:
+    """Draws for the whole batch and keeps the replica's rows: how many words a number takes is not known ahead."""
+    if replica.is_alone or not _is_led_by_rows(shape):
+        return original(shape, key, counter, alg, *args, **kwargs)
+    per_row = _per_row(replica, shape)
+    whole = tf.concat([[replica.rows.total * tf.cast(per_row, tf.int32)], tf.cast(shape[1:], tf.int32)], 0)
+    drawn = original(whole, key, counter, alg, *args, **kwargs)
+    first = replica.rows.start * tf.cast(per_row, tf.int32)
+    return drawn[first : first + tf.cast(shape[0], tf.int32)]
+
+
+def _is_led_by_rows(shape: Any) -> bool:
+    """Whether the batch leads a draw; one without the batch is the same on every replica."""
+    known = tensor_util.constant_value_as_shape(shape)
+    if known.rank is None:
+        raise NotExact("A draw of noise has a shape of unknown rank. Give the shape as a tuple, such as (batch, 8).")
+    unknown = [place for place, size in enumerate(known) if size is None]
+    if unknown and unknown[0] != 0:
+        raise NotExact(
+            f"A draw of noise has the shape {tuple(known)}, whose batch dimension is not the first, so a replica cannot "
+            "tell which numbers are its rows'. Draw with the batch first, then transpose."
+        )
+    return bool(unknown)
+
+
+def _per_row(replica: Replica, shape: Any) -> Any:
+    """Returns how many leading entries a row has: 1, or k for a draw of (k * batch, ...)."""
+    held = tf.maximum(replica.rows.count, 1)
+    with tf.control_dependencies(
+        [tf.debugging.assert_equal(tf.cast(shape[0], tf.int32) % held, 0, "a draw of noise is led by another size than the batch")]
+    ):
+        return tf.cast(shape[0], tf.int64) // tf.cast(held, tf.int64)
+
+
+def _words(args: Any, kwargs: Any) -> int:
+    """Returns how many 32-bit words one number takes: 2 for 64-bit types."""
+    dtype = kwargs.get("dtype")
+    if dtype is None:
+        dtype = next((a.dtype if isinstance(a, tf.Tensor) else a for a in (*args, *kwargs.values()) if a is not None), tf.float32)
+    return 2 if tf.as_dtype(dtype).size == 8 else 1
+
+
+def _check_algorithm(alg: Any) -> None:
+    static = tensor_util.constant_value(tf.convert_to_tensor(alg))
+    if static is None or int(static) not in (PHILOX, AUTOMATIC):
+        raise NotExact(f"Noise comes from generator {alg}; only Philox (1, TensorFlow's default) can start at a replica's rows.")

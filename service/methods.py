@@ -1,0 +1,268 @@
+"""Keras's fit, evaluate, predict and train_on_batch, exact under any strategy."""
+
+import dataclasses
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from service.callbacks.progress import EpochLines
+from service.cluster import strategy as strategies
+from service.cluster.consensus import Council
+from service.data import weights
+from service.data.batches import Shuffle
+from service.data.sources import Arrays
+from service.errors import ModelInvalid, RunInvalid
+from service.exact import group as groups
+from service.exact import keras_seams
+from service.training import loop
+from service.training.step import Step, build, step_for
+
+
+@dataclasses.dataclass
+class Stage:
+    """What a run adds to one call of `fit`.
+
+    Attributes:
+        callbacks: run after the author's, whose effects they record.
+        seed: of the order of the rows.
+        start: called once the model is built, with it and all callbacks; tells where training begins.
+    """
+
+    callbacks: list[keras.callbacks.Callback]
+    seed: int
+    start: Callable[[Any, list[Any]], loop.Start]
+
+
+def fit(
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    verbose: Any = "auto",
+    callbacks: Any = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: Shuffle = True,
+    class_weight: dict[int, float] | None = None,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    validation_batch_size: int | None = None,
+    validation_freq: Any = 1,
+    *,
+    stage: Stage | None = None,
+) -> keras.callbacks.History:
+    """Trains the model as `keras.Model.fit` does on one device, on however many replicas there are.
+
+    Collective: every worker calls this, with the whole data set.
+
+    Args:
+        model: a compiled Keras model; under a strategy that holds variables, made in its scope.
+        x, y, sample_weight: arrays, or lists or dicts of arrays, with one row a sample.
+        batch_size: rows of the GLOBAL batch, 32 by default.
+        stage: what a run adds; `worker.fit` gives it.
+        The other arguments are Keras's.
+
+    Returns:
+        Keras's History, the same on every worker.
+
+    Raises:
+        DataInvalid, ModelInvalid, WorkersDiffer: at the first line that can know.
+    """
+    _check_compiled(model, "fit")
+    group, council = _surroundings(model)
+    batch_size = _batch_size(batch_size)
+    source = Arrays(x, y, sample_weight)
+    held_out = None
+    if validation_data is not None:
+        held_out = Arrays(*keras.utils.unpack_x_y_sample_weight(validation_data))
+    elif validation_split:
+        source, held_out = source.split(validation_split)
+    source = weights.with_class_weight(source, class_weight)
+    step = _ready(model, group, council, source, held_out)
+    seed = stage.seed if stage else _seed(council)
+    plan = loop.Plan(source, batch_size, seed, shuffle)
+    listed = _callback_list(model, callbacks, verbose, council, epochs, plan.steps, stage)
+    validate = _validation(model, group, held_out, validation_batch_size or batch_size, validation_freq, listed)
+    start = stage.start(model, listed.callbacks) if stage else loop.Start(initial_epoch)
+    loop.train(step, plan, listed, council, start, epochs, validate)
+    return model.history
+
+
+def evaluate(
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    batch_size: int | None = None,
+    verbose: Any = "auto",
+    sample_weight: Any = None,
+    steps: int | None = None,
+    callbacks: Any = None,
+    return_dict: bool = False,
+) -> Any:
+    """Returns the loss and metrics over the data, as `keras.Model.evaluate`; the workers share the work.
+
+    Collective: every worker calls this, and gets the same.
+    """
+    _check_compiled(model, "evaluate")
+    group, council = _surroundings(model)
+    source = Arrays(x, y, sample_weight)
+    step = _ready(model, group, council, source, None)
+    plan = loop.Plan(source, _batch_size(batch_size))
+    listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps, None, history=False)
+    logs = keras_seams.pythonify(loop.test(step, plan, listed, steps))
+    return logs if return_dict else model._flatten_metrics_in_order(logs)
+
+
+def predict(
+    model: Any,
+    x: Any,
+    batch_size: int | None = None,
+    verbose: Any = "auto",
+    steps: int | None = None,
+    callbacks: Any = None,
+) -> Any:
+    """Returns the model's outputs for all rows, as `keras.Model.predict`; the workers share the work.
+
+    Collective: every worker calls this, and gets all rows.
+    """
+    group, council = _surroundings(model)
+    source = Arrays(x)
+    step = _ready(model, group, council, source, None, training=False)
+    plan = loop.Plan(source, _batch_size(batch_size))
+    listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps, None, history=False)
+    return loop.predict(step, plan, listed, steps)
+
+
+def train_on_batch(
+    model: Any, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+) -> Any:
+    """Takes one step on one global batch, as `keras.Model.train_on_batch`. Collective: every worker calls this."""
+    _check_compiled(model, "train_on_batch")
+    source = weights.with_class_weight(Arrays(x, y, sample_weight), class_weight)
+    return _on_batch(model, source, return_dict, lambda step, batch: step.train(*batch)[0])
+
+
+def test_on_batch(model: Any, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+    """Returns the metrics on one global batch, as `keras.Model.test_on_batch`. Collective: every worker calls this."""
+    _check_compiled(model, "test_on_batch")
+    return _on_batch(model, Arrays(x, y, sample_weight), return_dict, lambda step, batch: step.test(*batch))
+
+
+def _on_batch(model: Any, source: Arrays, return_dict: bool, act: Callable[[Step, Any], Any]) -> Any:
+    group, _ = _surroundings(model)
+    weights.check(source)
+    build(model, source.like)
+    step = step_for(model, group, source.like)
+    model.reset_metrics()
+    (batch,) = loop.Plan(source, source.size).batches(group)
+    logs = keras_seams.pythonify(step.logs(act(step, batch)))
+    return logs if return_dict else model._flatten_metrics_in_order(logs)
+
+
+def _check_compiled(model: Any, method: str) -> None:
+    if not isinstance(model, keras.Model):
+        raise ModelInvalid(f"service.{method} got a {type(model).__name__}: expected a Keras 3 model (keras.Model).")
+    if not model.compiled:
+        raise ModelInvalid(f'The model "{model.name}" is not compiled. Call model.compile(...) before {method}.')
+
+
+def _surroundings(model: Any) -> tuple[groups.Group, Council]:
+    """Returns the replicas that share the model's steps, and the workers that share its decisions."""
+    connected = strategies.connected()
+    holder = model._distribute_strategy
+    if holder is None and isinstance(connected, tf.distribute.MirroredStrategy):
+        raise ModelInvalid(
+            f'The model "{model.name}" was made outside the scope of the strategy. '
+            "Make it, and compile it, inside `with worker.strategy.scope():`."
+        )
+    if holder is None and connected is None and strategies.worker_count() > 1:
+        raise ModelInvalid(
+            f'The model "{model.name}" was made outside a strategy\'s scope, but TF_CONFIG names '
+            f"{strategies.worker_count()} workers. Make it inside `with strategy.scope():`."
+        )
+    return groups.of(holder or connected), Council(connected)
+
+
+def _ready(
+    model: Any, group: groups.Group, council: Council, source: Arrays, held_out: Arrays | None, training: bool = True
+) -> Step:
+    """Checks data and model, builds what is not built, compares what all workers must hold alike."""
+    given = {"": source} if held_out is None else {"": source, "validation ": held_out}
+    for data in given.values():
+        weights.check(data)
+    if training or not model.built:
+        build(model, source.like)
+    if council.count > 1:
+        arrays = {f"{kind}{name}": leaf for kind, data in given.items() for name, leaf in data.leaves()}
+        council.check_same(
+            {name: repr((leaf.shape, str(leaf.dtype))).encode() + leaf.tobytes() for name, leaf in arrays.items()},
+            "Give every worker the whole data set in the same order: load or draw it from a fixed seed.",
+        )
+        council.check_same(
+            {f"the variable {v.path}": keras.ops.convert_to_numpy(v).tobytes() for v in model.variables},
+            "Build the model the same way on every worker: SameStep sets the seed of Keras, NumPy and Python before the job.",
+        )
+    return step_for(model, group, source.like)
+
+
+def _validation(
+    model: Any, group: groups.Group, held_out: Arrays | None, batch_size: int, freq: Any, listed: Any
+) -> Callable[[int], dict[str, float]]:
+    if held_out is None:
+        return lambda epoch: {}
+    plan = loop.Plan(held_out, batch_size)
+    step = step_for(model, group, held_out.like)
+
+    def validate(epoch: int) -> dict[str, float]:
+        due = epoch + 1 in freq if isinstance(freq, list | tuple | set) else (epoch + 1) % freq == 0
+        return keras_seams.pythonify(loop.test(step, plan, listed)) if due else {}
+
+    return validate
+
+
+def _callback_list(
+    model: Any,
+    callbacks: Any,
+    verbose: Any,
+    council: Council,
+    epochs: int,
+    steps: int,
+    stage: Stage | None,
+    history: bool = True,
+) -> keras.callbacks.CallbackList:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    own = keras.tree.flatten(callbacks) if callbacks else []
+    if council.index != 0:
+        verbose = 0
+    if verbose == "auto":
+        verbose = 1 if sys.stdout.isatty() else 2
+    if verbose == 2 and history:
+        own = [*own, EpochLines()]
+    return keras.callbacks.CallbackList(
+        [*own, *(stage.callbacks if stage else [])],
+        add_history=history,
+        add_progbar=verbose == 1,
+        verbose=verbose,
+        epochs=epochs,
+        steps=steps,
+        model=model,
+    )
+
+
+def _batch_size(batch_size: int | None) -> int:
+    if batch_size is None:
+        return 32
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise RunInvalid(f"batch_size={batch_size!r}: expected the rows of the global batch, 1 or more.")
+    return batch_size
+
+
+def _seed(council: Council) -> int:
+    seed = keras_seams.random_seed()
+    return council.chief(secrets.randbelow(2**32) if seed is None else seed)

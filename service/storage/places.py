@@ -1,0 +1,223 @@
+"""What a folder, a bucket and a process's memory each do in their own way."""
+
+import contextlib
+import errno
+import os
+import threading
+import time
+import uuid
+from typing import Any, BinaryIO, Protocol
+
+import fsspec
+
+from service.errors import StorageError
+from service.storage import retries, urls
+
+_TEMPORARY = ".samestep-"
+_MEMORY = threading.RLock()
+
+
+class Place(Protocol):
+    """The calls a Store makes, each tried once. A missing file is a FileNotFoundError."""
+
+    def read(self, path: str) -> bytes: ...
+
+    def read_range(self, path: str, begin: int, end: int) -> bytes: ...
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replaces the file whole."""
+
+    def create(self, path: str, data: bytes) -> None:
+        """Makes the file whole, or raises FileExistsError."""
+
+    def delete(self, path: str) -> None: ...
+
+    def size(self, path: str) -> int: ...
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Returns every file under the folder with its size, asked anew."""
+
+    def remove_leftovers(self, older_than_seconds: float) -> None: ...
+
+
+class Folder:
+    """A folder of a local or shared file system."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def read(self, path: str) -> bytes:
+        with self._open(path) as file:
+            return file.read()
+
+    def read_range(self, path: str, begin: int, end: int) -> bytes:
+        with self._open(path) as file:
+            file.seek(begin)
+            return file.read(end - begin)
+
+    def write(self, path: str, data: bytes) -> None:
+        target = self._at(path)
+        with self._temporary(target, data) as temporary:
+            os.replace(temporary, target)
+
+    def create(self, path: str, data: bytes) -> None:
+        target = self._at(path)
+        with self._temporary(target, data) as temporary:
+            try:
+                # A hard link appears with its whole content and fails on an existing name,
+                # in one step, on NFS too. A rename would replace the winner's file, and
+                # opening with O_EXCL would let a crash leave half of one.
+                os.link(temporary, target)
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise StorageError(
+                        f"{self.root} is on a file system without hard links, so it cannot hold a run's commit log. "
+                        "Use another folder; for a mounted bucket, use its URL (gs://..., s3://...)."
+                    ) from error
+                raise
+
+    def delete(self, path: str) -> None:
+        os.remove(self._at(path))
+        _sync_folder(os.path.dirname(self._at(path)))
+
+    def size(self, path: str) -> int:
+        if not os.path.isfile(self._at(path)):
+            raise FileNotFoundError(path)
+        return os.stat(self._at(path)).st_size
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        found = {}
+        for path in self._walk(folder):
+            if not os.path.basename(path).startswith(_TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                    found[path] = os.stat(self._at(path)).st_size
+        return found
+
+    def remove_leftovers(self, older_than_seconds: float) -> None:
+        for path in self._walk(""):
+            if os.path.basename(path).startswith(_TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - os.stat(self._at(path)).st_mtime > older_than_seconds:
+                        os.remove(self._at(path))
+
+    def _at(self, path: str) -> str:
+        return os.path.join(self.root, path)
+
+    def _open(self, path: str) -> BinaryIO:
+        try:
+            return open(self._at(path), "rb")
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise FileNotFoundError(path) from error
+
+    def _walk(self, folder: str) -> list[str]:
+        steps = os.walk(self._at(folder) if folder else self.root)
+        return [os.path.relpath(os.path.join(step, name), self.root) for step, _, names in steps for name in names]
+
+    @contextlib.contextmanager
+    def _temporary(self, target: str, data: bytes) -> Any:
+        """Yields a file beside the target that holds the data; what became of it is made durable."""
+        folder = os.path.dirname(target)
+        _make_folder(folder)
+        temporary = os.path.join(folder, f"{_TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            with contextlib.suppress(FileNotFoundError):  # it was moved to the target
+                os.remove(temporary)
+        _sync_folder(folder)
+
+
+class Bucket:
+    """Anything else that fsspec opens, without mkdir and rename."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        self.scheme = urls.scheme_of(url)
+        self._files, root = fsspec.core.url_to_fs(url, **{**_defaults(self.scheme), **options})
+        self._root = root.rstrip("/")
+        # The files of memory:// share one position with all who read them.
+        self._lock: Any = _MEMORY if self.scheme == "memory" else contextlib.nullcontext()
+
+    def read(self, path: str) -> bytes:
+        with self._lock:
+            return bytes(self._files.cat_file(self._at(path)))
+
+    def read_range(self, path: str, begin: int, end: int) -> bytes:
+        with self._lock:
+            return bytes(self._files.cat_file(self._at(path), start=begin, end=end))
+
+    def write(self, path: str, data: bytes) -> None:
+        with self._lock:
+            self._files.pipe_file(self._at(path), data)
+
+    def create(self, path: str, data: bytes) -> None:
+        if self.scheme not in urls.CREATES_ONCE:
+            raise StorageError(f"{self.scheme}:// cannot create a file that exactly one of many writers wins.")
+        try:
+            with self._lock:
+                self._files.pipe_file(self._at(path), data, mode="create")
+        except OSError as error:
+            # s3fs makes FileExistsError only of AWS's own wording of a failed condition.
+            if retries.status_of(error) == 412:
+                raise FileExistsError(path) from error
+            raise
+
+    def delete(self, path: str) -> None:
+        with self._lock:
+            self._files.rm_file(self._at(path))
+
+    def size(self, path: str) -> int:
+        with self._lock:
+            entry = self._files.info(self._at(path))
+        if entry["type"] != "file":
+            raise FileNotFoundError(path)
+        return entry["size"]
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        start = self._at(folder) if folder else self._root
+        with self._lock:
+            found = self._files.find(start, detail=True)
+        # A console's "new folder" is an empty object whose name ends with a slash.
+        files = {name: entry for name, entry in found.items() if entry["type"] == "file" and name.startswith(f"{start}/")}
+        return {name[len(self._root) + 1 :]: entry["size"] for name, entry in files.items() if not name.endswith("/")}
+
+    def remove_leftovers(self, older_than_seconds: float) -> None:
+        """An interrupted upload is never an object; the bucket's own lifecycle ends it."""
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+
+def connect(url: str, options: dict[str, Any]) -> Place:
+    """Opens the place that a URL names."""
+    return Folder(urls.folder_of(url)) if urls.is_folder(url) else Bucket(url, options)
+
+
+def _defaults(scheme: str) -> dict[str, Any]:
+    """Options without which a client would remember old listings, hang, or miss a torn upload."""
+    if scheme in ("gs", "gcs"):
+        import aiohttp  # comes with gcsfs
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+        return {"use_listings_cache": False, "consistency": "md5", "requests_timeout": timeout}
+    return {"use_listings_cache": False}
+
+
+def _sync_folder(folder: str) -> None:
+    """Makes a name in a folder survive a power cut, as fsync does for a file's content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: str) -> None:
+    """Makes a folder and those above it, each to survive a power cut."""
+    if not os.path.isdir(folder):
+        _make_folder(os.path.dirname(folder))
+        os.makedirs(folder, exist_ok=True)
+        _sync_folder(os.path.dirname(folder))

@@ -1,0 +1,47 @@
+"""The newest checkpoint whose every byte is as it was committed."""
+
+import dataclasses
+
+import numpy as np
+
+from service.errors import Corrupt
+from service.storage import shards
+from service.storage.commits import CommitLog
+from service.storage.entries import Entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint read back.
+
+    Attributes:
+        entry: the checkpoint's entry.
+        tensors: its tensors by name; some are read-only.
+        skipped: what was wrong with each newer checkpoint or entry, by number. They are kept.
+    """
+
+    entry: Entry
+    tensors: dict[str, np.ndarray]
+    skipped: dict[int, str]
+
+
+def newest(log: CommitLog, stage: int | None = None) -> Restored | None:
+    """Returns the newest whole checkpoint of a stage (or of any), or None where there is none.
+
+    Raises:
+        Corrupt: when there are checkpoints and none is whole, naming what is wrong with each.
+    """
+    skipped = dict(log.damaged)
+    checkpoints = log.checkpoints(stage)
+    for entry in checkpoints:
+        try:
+            tensors = shards.read_tensors(log.store, entry.body["shards"])
+        except Corrupt as error:
+            skipped[entry.number] = str(error)
+        else:
+            newer = {number: problem for number, problem in sorted(skipped.items()) if number > entry.number}
+            return Restored(entry, tensors, newer)
+    if checkpoints:
+        problems = "\n".join(f"  {number}: {problem}" for number, problem in sorted(skipped.items()))
+        raise Corrupt(f"No checkpoint of {log.store.url} is whole:\n{problems}")
+    return None

@@ -1,0 +1,158 @@
+"""The epochs and batches of a run, with Keras's moments in Keras's order."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from service.cluster.consensus import Council
+from service.data.batches import Shuffle, cut, epoch_order
+from service.data.sources import Arrays
+from service.errors import WorkersDiffer
+from service.exact.group import Group, ScopeGroup
+from service.training.step import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the rows of a source become global batches."""
+
+    source: Arrays
+    batch_size: int
+    seed: int = 0
+    shuffle: Shuffle = False
+
+    @property
+    def steps(self) -> int:
+        """Returns how many global batches an epoch has; the last one may be smaller."""
+        return -(-self.source.size // self.batch_size)
+
+    def batches(self, group: Group, epoch: int = 0, first: int = 0) -> Iterator[tuple[Any, Any, Any]]:
+        """Yields (flat rows, [start, count, total, 0], weight sums) of this replica for each global batch from `first` on."""
+        order = epoch_order(self.source.size, self.seed, epoch, self.shuffle, self.batch_size) if self.shuffle else None
+        replicas, replica = (1, 0) if isinstance(group, ScopeGroup) else (group.size, group.index)
+        for begin in range(first * self.batch_size, self.source.size, self.batch_size):
+            end = min(begin + self.batch_size, self.source.size)
+            rows = cut(end - begin, replicas, replica)
+            mine = slice(begin + rows.start, begin + rows.start + max(rows.count, 1))
+            batch = slice(begin, end)
+            numbers = np.array([*rows, 0], np.int32)
+            if order is None:
+                yield self.source.rows(mine), numbers, self.source.weight_sums(batch)
+            else:
+                yield self.source.rows(order[mine]), numbers, self.source.weight_sums(order[batch])
+
+
+@dataclasses.dataclass
+class Start:
+    """Where training begins: at the first step, or where a checkpoint left off.
+
+    Attributes:
+        epoch: the first epoch to train, from 0.
+        restore: called between `on_train_begin` and the first batch, to put the callbacks' state back.
+    """
+
+    epoch: int = 0
+    restore: Callable[[], None] = lambda: None
+
+
+def train(
+    step: Step,
+    plan: Plan,
+    callbacks: keras.callbacks.CallbackList,
+    council: Council,
+    start: Start,
+    epochs: int,
+    validate: Callable[[int], dict[str, float]],
+) -> None:
+    """Trains from `start` until epoch `epochs` or until a callback on any worker stops.
+
+    Collective: every worker calls this, with the same data and the same plan.
+    """
+    model = step.model
+    model.stop_training = False
+    callbacks.on_train_begin()
+    start.restore()
+    logs: dict[str, float] | None = None
+    for epoch in range(start.epoch, epochs):
+        model.reset_metrics()
+        callbacks.on_epoch_begin(epoch)
+        logs = _train_epoch(step, plan, callbacks, epoch)
+        logs.update({f"val_{name}": value for name, value in validate(epoch).items()})
+        callbacks.on_epoch_end(epoch, logs)
+        model.stop_training = council.any(bool(model.stop_training))
+        if model.stop_training:
+            break
+    if epochs > 0 and isinstance(model.optimizer, keras.optimizers.Optimizer):
+        model.optimizer.finalize_variable_values(model.trainable_weights)
+    callbacks.on_train_end(logs)
+
+
+def _train_epoch(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, epoch: int) -> dict[str, float]:
+    model = step.model
+    logs: dict[str, float] = {}
+    for batch, (rows, numbers, weight_sums) in enumerate(plan.batches(step.group, epoch)):
+        stop = bool(model.stop_training)
+        if stop and not step.has_peers:
+            break
+        numbers[3] = stop  # the others hear of it in this step, and none of them takes it
+        if not stop:
+            callbacks.on_train_batch_begin(batch)
+        vector, control = step.train(rows, numbers, weight_sums)
+        if step.has_peers and _is_stopped(control.numpy()):
+            model.stop_training = True
+            break
+        logs = step.logs(vector)
+        callbacks.on_train_batch_end(batch, logs)
+    return dict(logs)
+
+
+def _is_stopped(control: np.ndarray) -> bool:
+    """Whether a worker wished to stop; refuses learning rates that differ between workers."""
+    rates = control[1:]
+    if not np.all(rates == rates[0]):
+        raise WorkersDiffer(
+            f"The learning rates of the workers differ: {', '.join(f'{rate:g}' for rate in rates)} on workers 0 and on. "
+            "A callback set one that is not a function of the logs, such as of the time or of the worker; make it the same on all."
+        )
+    return bool(control[0] > 0)
+
+
+def test(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, steps: int | None = None) -> dict[str, float]:
+    """Returns the metrics over the source, the same on every worker. Collective: every worker calls this."""
+    model = step.model
+    model.stop_evaluating = False
+    callbacks.on_test_begin()
+    model.reset_metrics()
+    logs: dict[str, float] = {}
+    for batch, (rows, numbers, weight_sums) in enumerate(plan.batches(step.group)):
+        if steps is not None and batch >= steps:
+            break
+        callbacks.on_test_batch_begin(batch)
+        logs = step.logs(step.test(rows, numbers, weight_sums))
+        callbacks.on_test_batch_end(batch, logs)
+        if model.stop_evaluating:
+            break
+    callbacks.on_test_end(logs)
+    return logs
+
+
+def predict(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, steps: int | None = None) -> Any:
+    """Returns the model's outputs for all rows, on every worker. Collective: every worker calls this."""
+    model = step.model
+    model.stop_predicting = False
+    callbacks.on_predict_begin()
+    outputs: list[Any] = []
+    for batch, (rows, numbers, weight_sums) in enumerate(plan.batches(step.group)):
+        if steps is not None and batch >= steps:
+            break
+        callbacks.on_predict_batch_begin(batch)
+        whole = keras.tree.map_structure(lambda t: t.numpy(), step.predict(rows, numbers, weight_sums))
+        outputs.append(whole)
+        callbacks.on_predict_batch_end(batch, {"outputs": whole})
+        if model.stop_predicting:
+            break
+    callbacks.on_predict_end()
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)

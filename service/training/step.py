@@ -1,0 +1,188 @@
+"""One global batch: forward, backward, one fused sum over the replicas, update."""
+
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from service.exact import gradients, keras_seams, losses, noise, normalization
+from service.exact.group import Group, Replica, Rows, ScopeGroup, acting
+from service.exact.metrics import StepMetrics
+
+_STEPS: "weakref.WeakKeyDictionary[Any, dict[Any, Step]]" = weakref.WeakKeyDictionary()
+
+
+class Step:
+    """The compiled steps of one model on one group of replicas, for data of one structure.
+
+    Every function takes flat tensors of the replica's rows [b, ...] (of the whole batch
+    where a strategy's scope holds the variables), `numbers` [4] int32 (start, count, total,
+    stop: 1 when this worker wants to stop before this step) and the sums of the weights.
+    """
+
+    def __init__(self, model: Any, group: Group, like: Any) -> None:
+        self.model, self.group = model, group
+        self._structure = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, like)
+        self._metrics = StepMetrics(model)
+        self._names: list[str] = []
+        if isinstance(group, ScopeGroup) and model.optimizer is not None:
+            gradients.let_optimizer_apply(model.optimizer)
+        for seams in (losses, noise, normalization):
+            seams.install()
+        keras_seams.global_seed_generator()
+        flat = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in keras.tree.flatten(like) if t is not None]
+        signature = [flat, tf.TensorSpec([4], tf.int32), tf.TensorSpec([None], keras.config.floatx())]
+        self.train = self._compiled(self._train, signature)
+        self.test = self._compiled(self._test, signature)
+        self.predict = self._compiled(self._predict, signature)
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether other processes decide too, so that a worker's wish to stop must be heard by all."""
+        return self.group.size > 1 and not isinstance(self.group, ScopeGroup)
+
+    def logs(self, results: Any) -> dict[str, Any]:
+        """Returns the values that `train` or `test` gave by name: floats, or arrays where a metric gives several."""
+        numbers, others = results
+        return dict(zip(self._names, numbers.numpy().tolist(), strict=True)) | {k: v.numpy() for k, v in others.items()}
+
+    def _compiled(self, function: Any, signature: Any) -> Any:
+        if self.model.run_eagerly:
+            return function
+        jit = bool(self.model.jit_compile) and self.group.size == 1
+        return tf.function(function, input_signature=signature, jit_compile=jit, autograph=False)
+
+    def _train(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
+        undo = [(v, v.value.read_value()) for v in self._moved_by_forward()]
+        before = self._metrics.before()
+        loss, outputs, sums, control = self._on_replicas(self._train_replica, flat, numbers, weight_sums)
+
+        def take_back() -> None:
+            for variable, value in undo:
+                variable.assign(value)
+
+        def finish() -> None:
+            self._metrics.finish(before, numbers[2], loss, outputs, sums)
+
+        self._unless_stopped(control, finish, take_back)
+        return self._results(), control
+
+    def _train_replica(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
+        (x, y, sample_weight), replica = self._replica(flat, numbers, weight_sums)
+        model, optimizer = self.model, self.model.optimizer
+        with acting(replica), tf.GradientTape() as tape:
+            y_pred = self._call(x, training=True)
+            loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+            scaled = optimizer.scale_loss(loss)
+        variables = model.trainable_variables
+        grads = gradients.of(tape, scaled, variables)
+        contributions = self._metrics.contributions(replica, y, y_pred, sample_weight)
+        control = self._control(numbers)
+        reached = [g for g in grads if g is not None]
+        outputs = replica.output_losses
+        total = self.group.sum([*reached, control, loss, *outputs, *contributions])
+        summed, (control, loss), rest = total[: len(reached)], total[len(reached) : len(reached) + 2], total[len(reached) + 2 :]
+        remaining = iter(summed)
+        grads = [None if g is None else next(remaining) for g in grads]
+        self._unless_stopped(control, lambda: optimizer.apply(grads, variables), lambda: None)
+        return loss, rest[: len(outputs)], rest[len(outputs) :], control
+
+    def _test(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
+        before = self._metrics.before()
+        loss, outputs, sums = self._on_replicas(self._test_replica, flat, numbers, weight_sums)
+        self._metrics.finish(before, numbers[2], loss, outputs, sums)
+        return self._results()
+
+    def _test_replica(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
+        (x, y, sample_weight), replica = self._replica(flat, numbers, weight_sums)
+        with acting(replica):
+            y_pred = self._call(x, training=False)
+            loss = self.model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
+        contributions = self._metrics.contributions(replica, y, y_pred, sample_weight)
+        outputs = replica.output_losses
+        loss, *rest = self.group.sum([loss, *outputs, *contributions])
+        return loss, rest[: len(outputs)], rest[len(outputs) :]
+
+    def _predict(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
+        return self._on_replicas(self._predict_replica, flat, numbers, weight_sums)
+
+    def _predict_replica(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
+        (x, _, _), replica = self._replica(flat, numbers, weight_sums)
+        with acting(replica):
+            outputs = self._call(x, training=False)
+        whole = self.group.sum([replica.placed_rows(tf.convert_to_tensor(t)) for t in keras.tree.flatten(outputs)])
+        return keras.tree.pack_sequence_as(outputs, whole)
+
+    def _call(self, x: Any, training: bool) -> Any:
+        return self.model(x, training=training) if self.model._call_has_training_arg else self.model(x)
+
+    def _replica(self, flat: Any, numbers: Any, weight_sums: Any) -> tuple[Any, Replica]:
+        """Returns (x, y, sample_weight) of this replica's rows, and the replica."""
+        rows = Rows(numbers[0], numbers[1], numbers[2])
+        if isinstance(self.group, ScopeGroup):
+            index, size, total = tf.cast(self.group.index, tf.int32), self.group.size, numbers[2]
+            start = index * total // size
+            rows = Rows(start, (index + 1) * total // size - start, total)
+            flat = [t[start : start + tf.maximum(rows.count, 1)] for t in flat]
+        remaining = iter(flat)
+        leaves = [None if leaf is None else next(remaining) for leaf in keras.tree.flatten(self._structure)]
+        data = keras.tree.pack_sequence_as(self._structure, leaves)
+        weights = [t for t in keras.tree.flatten(data[2]) if t is not None]
+        return data, Replica(self.group, rows, {id(t): weight_sums[i] for i, t in enumerate(weights)})
+
+    def _on_replicas(self, function: Any, *args: Any) -> Any:
+        """Runs `function` as each local replica; the sums in its result are the same on all, so one stands for them."""
+        if not isinstance(self.group, ScopeGroup):
+            return function(*args)
+        strategy = self.group.strategy
+        results = strategy.run(function, args=args)
+        return keras.tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
+
+    def _unless_stopped(self, control: Any, act: Any, otherwise: Any) -> None:
+        """Acts, except where a worker wished to stop before this step: then no worker takes it."""
+        if self.has_peers:
+            tf.cond(control[0] > 0, otherwise, act)
+        else:
+            act()
+
+    def _control(self, numbers: Any) -> Any:
+        """Returns [1 + replicas]: the wishes to stop, and each worker's learning rate at its place."""
+        if not self.has_peers:
+            return tf.zeros([1], keras.config.floatx())
+        rate = tf.cast(self.model.optimizer.learning_rate, keras.config.floatx())
+        return tf.concat([[tf.cast(numbers[3], rate.dtype)], self.group.placed(rate)], 0)
+
+    def _moved_by_forward(self) -> list[Any]:
+        """Returns the variables that the forward pass itself moves: statistics and the states of noise."""
+        if not self.has_peers:
+            return []
+        return [*self.model.non_trainable_variables, keras_seams.global_seed_generator().state]
+
+    def _results(self) -> Any:
+        """Returns the scalars as one vector, which is one copy to the host, and the other results by name."""
+        results = {name: tf.convert_to_tensor(value) for name, value in self.model.get_metrics_result().items()}
+        scalars = {name: value for name, value in results.items() if value.shape.rank == 0}
+        self._names = list(scalars)
+        vector = tf.stack([tf.cast(value, keras.config.floatx()) for value in scalars.values()])
+        return vector, {name: value for name, value in results.items() if name not in scalars}
+
+
+def step_for(model: Any, group: Group, like: Any) -> Step:
+    """Returns the model's step for data like (x, y, sample_weight), compiled once until `compile` is called again."""
+    keep = _STEPS.setdefault(model, {})
+    spec = keras.tree.map_structure(lambda t: None if t is None else (tuple(t.shape[1:]), str(t.dtype)), like)
+    trained = tuple(id(v) for v in model.trainable_variables) if model.built else ()
+    key = (id(model._loss_tracker), id(model.optimizer), id(group), repr(spec), trained)
+    if key not in keep:
+        keep[key] = Step(model, group, like)
+    return keep[key]
+
+
+def build(model: Any, like: Any) -> None:
+    """Builds what of the model, its losses, metrics and optimizer is not built yet, from arrays like the data."""
+    batch = keras.tree.map_structure(lambda t: None if t is None else np.empty((1, *t.shape[1:]), t.dtype), like)
+    symbolic = keras.tree.map_structure(lambda t: None if t is None else keras.KerasTensor((None, *t.shape[1:]), str(t.dtype)), batch)
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=symbolic)
