@@ -26,7 +26,9 @@ class Arrays:
             raise DataInvalid("x is None: expected the whole data set as an array, a list or a dict of arrays.")
         if len(set(lengths.values())) > 1:
             given = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            raise DataInvalid(f"Arrays of different lengths: {given} rows. Every array has one row a sample: give them the same length.")
+            raise DataInvalid(
+                f"Arrays of different lengths: {given} rows. Every array has one row a sample: give them the same length."
+            )
         self.size = next(iter(lengths.values()))
         if self.size == 0:
             raise DataInvalid("The arrays have no rows: expected at least one sample.")
@@ -59,7 +61,9 @@ class Arrays:
 
     def leaves(self) -> list[tuple[str, np.ndarray]]:
         """Returns each array with the argument's name and its path in it, such as ("y['labels']", array)."""
-        return [pair for name, value in zip(("x", "y", "sample_weight"), self.like, strict=True) for pair in _leaves(name, value)]
+        return [
+            pair for name, value in zip(("x", "y", "sample_weight"), self.like, strict=True) for pair in _leaves(name, value)
+        ]
 
 
 def _leaves(name: str, value: Any) -> list[tuple[str, np.ndarray]]:

@@ -57,6 +57,10 @@ class Group:
                 summed[place] = tensor
         return summed
 
+    def sum_nested(self, nested: Any) -> Any:
+        """Like `sum`, of lists, tuples and dicts of tensors. Collective: every replica calls this."""
+        return tf.nest.pack_sequence_as(nested, self.sum(tf.nest.flatten(nested)))
+
     def sum_differentiable(self, tensors: Sequence[Any]) -> list[Any]:
         """Like `sum`, for the forward pass: the gradient of a sum over replicas is the sum of their gradients.
 

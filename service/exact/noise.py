@@ -26,7 +26,9 @@ def install() -> None:
     keras_seams.replace(keras_seams.TRUNCATED_NORMAL, _draw_all)
 
 
-def _skip_ahead(original: Any, replica: Replica, shape: Any, key: Any, counter: Any, alg: Any, *args: Any, **kwargs: Any) -> Any:
+def _skip_ahead(
+    original: Any, replica: Replica, shape: Any, key: Any, counter: Any, alg: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Draws [n, ...] numbers from the counter of the replica's first row on."""
     if replica.is_alone or not _is_led_by_rows(shape):
         return original(shape, key, counter, alg, *args, **kwargs)
@@ -72,7 +74,11 @@ def _per_row(replica: Replica, shape: Any) -> Any:
     """Returns how many leading entries a row has: 1, or k for a draw of (k * batch, ...)."""
     held = tf.maximum(replica.rows.count, 1)
     with tf.control_dependencies(
-        [tf.debugging.assert_equal(tf.cast(shape[0], tf.int32) % held, 0, "a draw of noise is led by another size than the batch")]
+        [
+            tf.debugging.assert_equal(
+                tf.cast(shape[0], tf.int32) % held, 0, "a draw of noise is led by another size than the batch"
+            )
+        ]
     ):
         return tf.cast(shape[0], tf.int64) // tf.cast(held, tf.int64)
 
@@ -81,11 +87,15 @@ def _words(args: Any, kwargs: Any) -> int:
     """Returns how many 32-bit words one number takes: 2 for 64-bit types."""
     dtype = kwargs.get("dtype")
     if dtype is None:
-        dtype = next((a.dtype if isinstance(a, tf.Tensor) else a for a in (*args, *kwargs.values()) if a is not None), tf.float32)
+        dtype = next(
+            (a.dtype if isinstance(a, tf.Tensor) else a for a in (*args, *kwargs.values()) if a is not None), tf.float32
+        )
     return 2 if tf.as_dtype(dtype).size == 8 else 1
 
 
 def _check_algorithm(alg: Any) -> None:
     static = tensor_util.constant_value(tf.convert_to_tensor(alg))
     if static is None or int(static) not in (PHILOX, AUTOMATIC):
-        raise NotExact(f"Noise comes from generator {alg}; only Philox (1, TensorFlow's default) can start at a replica's rows.")
+        raise NotExact(
+            f"Noise comes from generator {alg}; only Philox (1, TensorFlow's default) can start at a replica's rows."
+        )

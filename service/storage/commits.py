@@ -2,10 +2,11 @@
 
 import dataclasses
 import hashlib
+import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +16,8 @@ from service.storage.entries import Entry
 from service.storage.store import Store
 
 _READERS = 8  # entries read at once: in a bucket each costs one round trip
+_BATCH = 64  # entries read before it is asked which older ones were deleted
+_MOST_MISSING = 1000  # numbers asked for that no listing has: a stray file far ahead must not cost a day
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +35,12 @@ class CommitLog:
     An entry is created once and never changed. Each holds the SHA-256 of the one before,
     so that an entry which was put in another's place does not fit its neighbours.
 
+    All that is told is as of the last `refresh`.
+
     Attributes:
         store: the run's.
         damaged: what is wrong with each entry that cannot be believed, by number. Such
-            entries are skipped and kept; `refresh` brings this up to date.
+            entries are skipped and kept.
     """
 
     def __init__(self, store: Store) -> None:
@@ -60,23 +65,29 @@ class CommitLog:
         return writer
 
     def refresh(self) -> None:
-        """Reads the entries that are new since the last time, and again those that were damaged."""
-        listed = {number for path in self.store.list(layout.COMMITS) if (number := layout.number_of(path))}
-        known = {number for number, found in self._found.items() if found.entry}
-        # A listing may lag behind: what it lacks below the newest is asked for by name.
-        wanted = [number for number in range(1, max(listed | known, default=0) + 1) if number not in known]
-        with ThreadPoolExecutor(_READERS) as readers:
-            self._found.update(zip(wanted, readers.map(self._read, wanted), strict=True))
-        self._judge()
+        """Reads the entries that are new since the last time, and again those that were damaged.
+
+        Newest first, so that what a deletion names is not read at all: however long a run
+        is, what is read and kept of its past is small.
+        """
+        sizes = self.store.sizes(layout.COMMITS)
+        listed = {number: size for path, size in sizes.items() if (number := layout.number_of(path))}
+        tried: set[int] = set()
+        while wanted := sorted(self._unread(listed) - tried)[-_BATCH:]:
+            with ThreadPoolExecutor(_READERS) as readers:
+                found = [*readers.map(lambda number: self._read(number, listed.get(number)), wanted)]
+            self._found.update(zip(wanted, found, strict=True))
+            self._judge()
+            tried.update(wanted)
 
     def entries(self) -> list[Entry]:
-        """Returns the believed entries, oldest first, as of the last `refresh`."""
-        return [self._believed[number] for number in sorted(self._believed)]
+        """Returns the believed entries, oldest first, without the checkpoints that were deleted."""
+        believed = self._believed
+        return [believed[number] for number in sorted(believed)]
 
     def checkpoints(self, stage: int | None = None) -> list[Entry]:
         """Returns the checkpoints that were not deleted, newest first: of one stage, or all."""
-        gone = self.deleted()
-        saved = [entry for entry in reversed(self.entries()) if entry.kind == "checkpoint" and entry.number not in gone]
+        saved = [entry for entry in reversed(self.entries()) if entry.kind == "checkpoint"]
         return [entry for entry in saved if stage is None or entry.body["stage"] == stage]
 
     def deleted(self) -> set[int]:
@@ -87,10 +98,17 @@ class CommitLog:
         """Returns the result of each finished stage."""
         return {entry.body["stage"]: entry.body["result"] for entry in self.entries() if entry.kind == "stage"}
 
-    def _read(self, number: int) -> _Found:
+    def _unread(self, listed: Iterable[int]) -> set[int]:
+        """Returns the numbers that may count and are not known to be whole."""
+        whole = {number for number, found in self._found.items() if found.entry}
+        # A listing may lag behind: what it lacks below the newest entry is asked for by name.
+        missing = (number for number in range(max(whole, default=0), 0, -1) if number not in self._found)
+        return {*listed, *self._found, *itertools.islice(missing, _MOST_MISSING)} - whole - self.deleted()
+
+    def _read(self, number: int, size: int | None = None) -> _Found:
         path = layout.commit(number)
         try:
-            if (size := self.store.size(path)) > entries.MOST_BYTES:
+            if (size := self.store.size(path) if size is None else size) > entries.MOST_BYTES:
                 return _Found(None, problem=f"Entry {path} has {size} bytes, which no entry has.")
             data = self.store.read(path)
         except FileNotFoundError:
@@ -104,41 +122,60 @@ class CommitLog:
     def _judge(self) -> None:
         """Decides which entries to believe: those that are whole and fit their neighbours.
 
-        Where two do not fit, the later one is believed if an entry after it is linked to
-        it, and the earlier one otherwise.
+        Where two do not fit, the later one is believed if a believed entry is linked to it,
+        or if the earlier one does not fit what is before it either; else the earlier one is.
         """
-        self.damaged, self._believed = {}, {}
-        expected = ""  # what the believed entry above says of this one's bytes
+        damaged: dict[int, str] = {}
+        believed: dict[int, Entry] = {}
+        links: dict[int, str] = {}  # what a believed entry says of the bytes of the one before
         for number in sorted(self._found, reverse=True):
-            found, below = self._found[number], self._found.get(number - 1)
-            entry, link, expected = found.entry, expected, ""
-            if entry is None:
-                self.damaged[number] = found.problem
-                continue
-            if link:
-                fits = link == found.sha256
+            found, link = self._found[number], links.get(number)
+            if (entry := found.entry) is None:
+                damaged[number] = found.problem
+            elif link == found.sha256 or (not link and (self._fits(number) or not self._fits(number - 1))):
+                believed[number], links[number - 1] = entry, entry.previous
             else:
-                fits = not (entry.previous and below and below.entry) or entry.previous == below.sha256
-            if fits:
-                self._believed[number], expected = entry, entry.previous
-            else:
-                self.damaged[number] = f"Entry {layout.commit(number)} does not fit its neighbours: it was put there later."
+                damaged[number] = f"Entry {layout.commit(number)} does not fit its neighbours: it was put there later."
+        gone = {number for entry in believed.values() if entry.kind == "deleted" for number in entry.body["numbers"]}
+        self._found = {number: found for number, found in self._found.items() if number not in gone}
+        # Whole new mappings: another thread may be going through the old ones.
+        self.damaged = {number: problem for number, problem in damaged.items() if number not in gone}
+        self._believed = {number: entry for number, entry in believed.items() if number not in gone}
+
+    def _fits(self, number: int) -> bool:
+        """Whether an entry is linked to the one before, as far as both can be read."""
+        found, below = self._found[number], self._found.get(number - 1)
+        if not (found.entry and found.entry.previous and below and below.entry):
+            return True
+        return found.entry.previous == below.sha256
 
 
 class Writer(CommitLog):
     """The commit log in the hands of the attempt that owns the run; made by CommitLog.open.
 
     Only one process holds a writer. Several of its threads may.
+
+    Attributes:
+        attempt: the attempt's name.
+        last: the number of the last entry that this writer appended or found taken.
     """
 
     def __init__(self, store: Store, attempt: str, clock: Callable[[], float] = time.time) -> None:
         super().__init__(store)
         self.attempt = attempt
+        self.last = 0
         self._nonce = uuid.uuid4().hex
         self._clock = clock
         self._lock = threading.RLock()
         self._opened = layout.LAST_NUMBER
         self._lost = ""
+
+    def refresh(self) -> None:
+        with self._lock:
+            super().refresh()
+        # Not what a stray file far ahead makes the newest number: two attempts must
+        # always meet at the same next one.
+        self.last = max(self._believed, default=0) if not self.last else self.last
 
     def append(self, kind: str, body: dict[str, Any]) -> Entry:
         """Commits an entry and returns it.
@@ -175,11 +212,10 @@ class Writer(CommitLog):
 
     def _create(self, kind: str, body: dict[str, Any]) -> Entry | None:
         """Returns the entry made at the next number, or None where that is taken."""
-        last = max(self._found, default=0)
-        if last >= layout.LAST_NUMBER:
-            raise StorageError(f"{self.store.url_of(layout.commit(last))} is the last number that a run's log has.")
-        previous = self._found[last].sha256 if last in self._believed else ""
-        number = last + 1
+        number = self.last + 1
+        if number > layout.LAST_NUMBER:
+            raise StorageError(f"{self.store.url_of(layout.commit(self.last))} is the last number that a run's log has.")
+        previous = self._found[self.last].sha256 if self.last in self._believed else ""
         data = entries.encode(Entry(number, kind, self.attempt, self._nonce, float(self._clock()), previous, body))
         if not self.store.create(layout.commit(number), data):
             return None
@@ -189,11 +225,10 @@ class Writer(CommitLog):
 
     def _find_next(self) -> None:
         """Reads what is at the next number, which was taken."""
-        number = max(self._found, default=0) + 1
-        self._add(number, self._read(number))
+        self._add(self.last + 1, self._read(self.last + 1))
 
     def _add(self, number: int, found: _Found) -> None:
-        self._found[number] = found
+        self._found[number], self.last = found, number
         self._judge()
 
     def _check_owner(self) -> None:

@@ -14,7 +14,7 @@ FAILURES = "failures"
 ATTEMPT = re.compile(r"[A-Za-z0-9]{1,40}")
 LAST_NUMBER = 99_999_999
 
-_COMMIT = re.compile(rf"{COMMITS}/(\d{{8}})\.json")
+_COMMIT = re.compile(rf"{COMMITS}/([0-9]{{8}})\.json")
 _SHARD = re.compile(rf"{SHARDS}/({ATTEMPT.pattern})-[0-9a-f]{{8}}-[0-9a-f]{{32}}\.safetensors")
 
 

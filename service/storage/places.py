@@ -158,7 +158,9 @@ class Bucket:
             raise StorageError(f"{self.scheme}:// cannot create a file that exactly one of many writers wins.")
         try:
             with self._lock:
-                self._files.pipe_file(self._at(path), data, mode="create")
+                # In one request whatever the size: gcsfs names the condition only when an upload
+                # in chunks begins, and fake-gcs-server has forgotten it when the upload ends.
+                self._files.pipe_file(self._at(path), data, mode="create", chunksize=len(data) + 1)
         except OSError as error:
             # s3fs makes FileExistsError only of AWS's own wording of a failed condition.
             if retries.status_of(error) == 412:

@@ -14,7 +14,7 @@ def surplus(log: Writer, keep: int, pinned: Collection[int] = ()) -> list[int]:
     """
     saved = [entry.number for entry in log.checkpoints()]
     stay = {*saved[: max(keep, 1)], *(number for number in saved if number in pinned)}
-    older = [number for number in {*log.damaged} - log.deleted() if stay and number < min(stay)]
+    older = [number for number in log.damaged if stay and number < min(stay)]
     return sorted([*(number for number in saved if number not in stay), *older])
 
 
@@ -60,7 +60,7 @@ def sweep(log: Writer) -> list[str]:
 def _remove(log: Writer, files: Iterable[str]) -> list[str]:
     """Removes the files that nothing may still need."""
     # A damaged entry may be a checkpoint that names any of them, and may yet be mended.
-    if {*log.damaged} - log.deleted():
+    if any(number < log.last for number in log.damaged):
         return []
     free = sorted({*files} - _files(log.checkpoints()))
     for file in free:

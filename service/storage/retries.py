@@ -27,6 +27,7 @@ _STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
 _CLASSES = {
     "aiohttp.client_exceptions.ClientConnectionError",
     "aiohttp.client_exceptions.ClientPayloadError",  # a body shorter than its Content-Length
+    "botocore.exceptions.ConnectionError",
     "botocore.exceptions.HTTPClientError",
     "botocore.exceptions.IncompleteReadError",
     "gcsfs.retry.ChecksumError",

@@ -57,14 +57,14 @@ class Step:
     def _train(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         undo = [(v, v.value.read_value()) for v in self._moved_by_forward()]
         before = self._metrics.before()
-        loss, outputs, sums, control = self._on_replicas(self._train_replica, flat, numbers, weight_sums)
+        loss, outputs, metrics, control = self._on_replicas(self._train_replica, flat, numbers, weight_sums)
 
         def take_back() -> None:
             for variable, value in undo:
                 variable.assign(value)
 
         def finish() -> None:
-            self._metrics.finish(before, numbers[2], loss, outputs, sums)
+            self._metrics.finish(before, numbers[2], loss, outputs, metrics)
 
         self._unless_stopped(control, finish, take_back)
         return self._results(), control
@@ -77,22 +77,19 @@ class Step:
             loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
             scaled = optimizer.scale_loss(loss)
         variables = model.trainable_variables
-        grads = gradients.of(tape, scaled, variables)
-        contributions = self._metrics.contributions(replica, y, y_pred, sample_weight)
+        local = gradients.of(tape, scaled, variables)
+        parts = gradients.parts(replica, local)
+        metrics = self._metrics.contributions(replica, y, y_pred, sample_weight)
         control = self._control(numbers)
-        reached = [g for g in grads if g is not None]
-        outputs = replica.output_losses
-        total = self.group.sum([*reached, control, loss, *outputs, *contributions])
-        summed, (control, loss), rest = total[: len(reached)], total[len(reached) : len(reached) + 2], total[len(reached) + 2 :]
-        remaining = iter(summed)
-        grads = [None if g is None else next(remaining) for g in grads]
+        parts, control, loss, outputs, metrics = self.group.sum_nested((parts, control, loss, replica.output_losses, metrics))
+        grads = gradients.whole(replica, local, parts)
         self._unless_stopped(control, lambda: optimizer.apply(grads, variables), lambda: None)
-        return loss, rest[: len(outputs)], rest[len(outputs) :], control
+        return loss, outputs, metrics, control
 
     def _test(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         before = self._metrics.before()
-        loss, outputs, sums = self._on_replicas(self._test_replica, flat, numbers, weight_sums)
-        self._metrics.finish(before, numbers[2], loss, outputs, sums)
+        loss, outputs, metrics = self._on_replicas(self._test_replica, flat, numbers, weight_sums)
+        self._metrics.finish(before, numbers[2], loss, outputs, metrics)
         return self._results()
 
     def _test_replica(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
@@ -100,10 +97,8 @@ class Step:
         with acting(replica):
             y_pred = self._call(x, training=False)
             loss = self.model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
-        contributions = self._metrics.contributions(replica, y, y_pred, sample_weight)
-        outputs = replica.output_losses
-        loss, *rest = self.group.sum([loss, *outputs, *contributions])
-        return loss, rest[: len(outputs)], rest[len(outputs) :]
+        metrics = self._metrics.contributions(replica, y, y_pred, sample_weight)
+        return self.group.sum_nested((loss, replica.output_losses, metrics))
 
     def _predict(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         return self._on_replicas(self._predict_replica, flat, numbers, weight_sums)
@@ -112,8 +107,7 @@ class Step:
         (x, _, _), replica = self._replica(flat, numbers, weight_sums)
         with acting(replica):
             outputs = self._call(x, training=False)
-        whole = self.group.sum([replica.placed_rows(tf.convert_to_tensor(t)) for t in keras.tree.flatten(outputs)])
-        return keras.tree.pack_sequence_as(outputs, whole)
+        return self.group.sum_nested(keras.tree.map_structure(lambda t: replica.placed_rows(tf.convert_to_tensor(t)), outputs))
 
     def _call(self, x: Any, training: bool) -> Any:
         return self.model(x, training=training) if self.model._call_has_training_arg else self.model(x)
@@ -183,6 +177,8 @@ def step_for(model: Any, group: Group, like: Any) -> Step:
 def build(model: Any, like: Any) -> None:
     """Builds what of the model, its losses, metrics and optimizer is not built yet, from arrays like the data."""
     batch = keras.tree.map_structure(lambda t: None if t is None else np.empty((1, *t.shape[1:]), t.dtype), like)
-    symbolic = keras.tree.map_structure(lambda t: None if t is None else keras.KerasTensor((None, *t.shape[1:]), str(t.dtype)), batch)
+    symbolic = keras.tree.map_structure(
+        lambda t: None if t is None else keras.KerasTensor((None, *t.shape[1:]), str(t.dtype)), batch
+    )
     with model.distribute_strategy.scope():
         model._symbolic_build(data_batch=symbolic)

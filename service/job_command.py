@@ -34,8 +34,8 @@ def command(
 
     Args:
         job: the function that every worker calls.
-        options: the job's options, a frozen dataclass of int, float, str, bool and
-            Literal fields, each perhaps `| None`.
+        options: the job's options, a frozen dataclass of bool, int, float, str and
+            Literal fields, all but bool perhaps `| None`.
         name: the run's name where --name gives none.
         argv: the words after the command; None takes this process's.
         train: what runs the job; None takes `service.train`.
@@ -155,7 +155,7 @@ _FORMS = {
 
 
 def _forms(hint: Any) -> list[_Form]:
-    """Returns the forms of a type; KeyError holds the part that has none."""
+    """Returns the forms of a type; KeyError where a part of it has none."""
     if hint is types.NoneType:
         return [_Form("none", "none", {"none": None}.__getitem__)]
     if typing.get_origin(hint) is Literal:
@@ -172,7 +172,7 @@ def _settings(field: str, hint: Any) -> dict[str, Any]:
     try:
         forms = _forms(hint)
     except KeyError as error:
-        raise RunInvalid(f"{field} is a {error.args[0]}: expected int, float, str, bool or Literal.") from error
+        raise RunInvalid(f"{field}: {hint} cannot be read; use bool, or int, float, str or Literal, perhaps | None.") from error
 
     def read(word: str) -> Any:
         # Text takes any word, so it is tried last: in `str | None`, none is None.
