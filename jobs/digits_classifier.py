@@ -5,8 +5,6 @@ only a fraction. Each row is weighted so that every class counts the same, and t
 training stops when the loss on rows held out no longer falls.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import sys

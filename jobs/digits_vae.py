@@ -6,8 +6,6 @@ from a sample of that distribution. --loss chooses between two ways to write the
 loss; both train to the same numbers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from typing import Any, Literal

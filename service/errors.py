@@ -60,6 +60,10 @@ class JobFailed(ServiceError, RuntimeError):
     """The author's code raised on a worker; the message carries its traceback."""
 
 
+class WorkersLost(ServiceError, RuntimeError):
+    """Worker processes died more often than the run's max_restarts."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `name`'s likely correction as a sentence, or the list of what there is."""
     known = sorted(known)

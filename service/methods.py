@@ -27,9 +27,10 @@ class Stage:
     """What a run adds to one call of `fit`.
 
     Attributes:
-        callbacks: run after the author's, whose effects they record.
+        callbacks: run after the author's and Keras's History, whose effects they record.
         seed: of the order of the rows.
-        start: called once the model is built, with it and all callbacks; tells where training begins.
+        start: called once the model is built, with it and the callbacks whose state counts, the same
+            on every worker; tells where training begins.
     """
 
     callbacks: list[keras.callbacks.Callback]
@@ -86,10 +87,12 @@ def fit(
     step = _ready(model, group, council, source, held_out)
     seed = stage.seed if stage else _seed(council)
     plan = loop.Plan(source, batch_size, seed, shuffle)
-    listed = _callback_list(model, callbacks, verbose, council, epochs, plan.steps, stage)
+    stateful = _stateful(callbacks, stage)
+    listed = _callback_list(model, stateful, verbose, council, epochs, plan.steps, lines=True)
     validate = _validation(model, group, held_out, validation_batch_size or batch_size, validation_freq, listed)
-    start = stage.start(model, listed.callbacks) if stage else loop.Start(initial_epoch)
-    loop.train(step, plan, listed, council, start, epochs, validate)
+    start = stage.start(model, stateful) if stage else loop.Start(initial_epoch)
+    if not start.is_over:
+        loop.train(step, plan, listed, council, start, epochs, validate)
     return model.history
 
 
@@ -113,7 +116,7 @@ def evaluate(
     source = Arrays(x, y, sample_weight)
     step = _ready(model, group, council, source, None)
     plan = loop.Plan(source, _batch_size(batch_size))
-    listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps, None, history=False)
+    listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps)
     logs = keras_seams.pythonify(loop.test(step, plan, listed, steps))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
 
@@ -134,7 +137,7 @@ def predict(
     source = Arrays(x)
     step = _ready(model, group, council, source, None, training=False)
     plan = loop.Plan(source, _batch_size(batch_size))
-    listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps, None, history=False)
+    listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps)
     return loop.predict(step, plan, listed, steps)
 
 
@@ -225,33 +228,27 @@ def _validation(
     return validate
 
 
+def _stateful(callbacks: Any, stage: Stage | None) -> list[Any]:
+    """Returns the callbacks whose state is the run's, in Keras's order: the author's, History, the run's."""
+    own = keras.tree.flatten(callbacks) if callbacks else []
+    history = [] if any(isinstance(callback, keras.callbacks.History) for callback in own) else [keras.callbacks.History()]
+    return [*own, *history, *(stage.callbacks if stage else [])]
+
+
 def _callback_list(
-    model: Any,
-    callbacks: Any,
-    verbose: Any,
-    council: Council,
-    epochs: int,
-    steps: int,
-    stage: Stage | None,
-    history: bool = True,
+    model: Any, callbacks: Any, verbose: Any, council: Council, epochs: int, steps: int, lines: bool = False
 ) -> keras.callbacks.CallbackList:
+    """Returns Keras's list of the callbacks; the chief's shows the progress, a bar on a terminal, else lines."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks
-    own = keras.tree.flatten(callbacks) if callbacks else []
     if council.index != 0:
         verbose = 0
     if verbose == "auto":
         verbose = 1 if sys.stdout.isatty() else 2
-    if verbose == 2 and history:
-        own = [*own, EpochLines()]
+    shown = [EpochLines()] if verbose == 2 and lines else []
+    own = keras.tree.flatten(callbacks) if callbacks else []
     return keras.callbacks.CallbackList(
-        [*own, *(stage.callbacks if stage else [])],
-        add_history=history,
-        add_progbar=verbose == 1,
-        verbose=verbose,
-        epochs=epochs,
-        steps=steps,
-        model=model,
+        [*own, *shown], add_progbar=verbose == 1, verbose=verbose, epochs=epochs, steps=steps, model=model
     )
 
 

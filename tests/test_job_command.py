@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pytest
 
-from service.job_command import command
 from service.errors import JobFailed, RunInvalid
+from service.job_command import command
 from service.run import Run
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from service.cluster.strategy import PlainStrategy
 from service.errors import WorkersDiffer
@@ -22,6 +23,7 @@ class Council:
         self._strategy = strategy if isinstance(strategy, PlainStrategy) else None
         self.count = self._strategy.num_replicas_in_sync if self._strategy else 1
         self.index = self._strategy.cluster_resolver.task_id if self._strategy else 0
+        self._sum = tf.function(self._reduce, reduce_retracing=True, autograph=False)
 
     def gather(self, values: np.ndarray) -> np.ndarray:
         """Returns [workers, n]: every worker's [n] float64 or int64 values, in order."""
@@ -29,11 +31,7 @@ class Council:
             return values[None]
         placed = np.zeros((self.count, *values.shape), values.dtype)
         placed[self.index] = values
-
-        def reduce(part: Any) -> Any:
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
-
-        return self._strategy.run(reduce, args=(tf.constant(placed),)).numpy()
+        return self._sum(tf.constant(placed)).numpy()
 
     def any(self, answer: bool) -> bool:
         """Returns whether any worker says yes."""
@@ -66,3 +64,27 @@ class Council:
         found = [f"{name} (workers {', '.join(map(str, workers))})" for name, workers in wrong.items() if workers]
         if found:
             raise WorkersDiffer(f"Differs from the chief's, worker 0: {'; '.join(found)}. {fix}")
+
+    def _reduce(self, placed: Any) -> Any:
+        def reduce(part: Any) -> Any:
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
+
+        return self._strategy.run(reduce, args=(placed,))  # type: ignore[union-attr]
+
+
+class Mailbox:
+    """Messages between workers that no training step waits for, for threads beside the training.
+
+    They go through the key-value store of TensorFlow's coordination service, which lives as
+    long as the workers do. A key is written once.
+    """
+
+    def post(self, key: str, value: Any) -> None:
+        """Leaves a value, anything JSON can hold, under a key that nobody used before."""
+        context.context().set_config_key_value(key, json.dumps(value))
+
+    def take(self, key: str) -> Any:
+        """Waits until some worker posts under the key, and takes the value away."""
+        value = json.loads(context.context().get_config_key_value(key))
+        context.context().delete_config_key_value(key)
+        return value

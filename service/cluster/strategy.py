@@ -35,20 +35,26 @@ def worker_count() -> int:
     return len(cluster.get("worker", [])) or 1
 
 
-def connect(timeout_seconds: float | None = None) -> tf.distribute.Strategy:
+def connect(devices: int = 1, timeout_seconds: float | None = None) -> tf.distribute.Strategy:
     """Returns the strategy of the worker processes that TF_CONFIG names.
 
     Collective: every worker calls this, once, before TensorFlow runs anything else.
-    One worker needs no other: it gets TensorFlow's default strategy.
+    One worker with one device needs no other than TensorFlow's default strategy; one with
+    several gets MirroredStrategy, whose scope holds the variables.
 
     Args:
+        devices: how many devices each worker drives.
         timeout_seconds: how long a collective may wait for another worker before it
             fails; None waits for as long as that worker's process lives.
     """
     if not _connected:
         options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout_seconds)
-        alone = worker_count() == 1
-        _connected.append(tf.distribute.get_strategy() if alone else PlainStrategy(communication_options=options))
+        if worker_count() > 1:
+            _connected.append(PlainStrategy(communication_options=options))
+        elif devices > 1:
+            _connected.append(tf.distribute.MirroredStrategy(_local_devices(devices)))
+        else:
+            _connected.append(tf.distribute.get_strategy())
     return _connected[0]
 
 
@@ -64,3 +70,23 @@ def use_threads(threads: int) -> None:
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def be_deterministic() -> None:
+    """Has TensorFlow choose kernels that give the same bits each time."""
+    tf.config.experimental.enable_op_determinism()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error says that another worker is gone, not that something is wrong here."""
+    gone = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError, tf.errors.CancelledError)
+    return isinstance(error, gone) or (isinstance(error, tf.errors.OpError) and "Collective ops is aborted" in str(error))
+
+
+def _local_devices(count: int) -> list[str]:
+    """Returns the names of this process's devices; CPU devices are made where there are no others."""
+    if gpus := tf.config.list_physical_devices("GPU"):
+        return [f"GPU:{i}" for i in range(min(count, len(gpus)))]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    return [f"CPU:{i}" for i in range(count)]

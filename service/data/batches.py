@@ -1,24 +1,10 @@
 """How an epoch becomes global batches, and a global batch the rows of each replica."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 Shuffle = bool | Literal["batch"]
-
-
-class Cut(NamedTuple):
-    """The rows of a global batch that one replica holds.
-
-    Attributes:
-        start: the first row.
-        count: how many rows; a replica with none runs a copy of row `start` (see `exact.group.Rows`).
-        total: rows of the global batch.
-    """
-
-    start: int
-    count: int
-    total: int
 
 
 def epoch_order(n: int, seed: int, epoch: int, shuffle: Shuffle = True, batch_size: int = 32) -> np.ndarray:
@@ -43,7 +29,11 @@ def epoch_order(n: int, seed: int, epoch: int, shuffle: Shuffle = True, batch_si
     return random.permutation(order)
 
 
-def cut(total: int, replicas: int, replica: int) -> Cut:
-    """Returns the rows of `replica` (from 0) in a global batch of `total` rows: floor(r B / R) and on."""
+def cut(total: int, replicas: int, replica: int) -> tuple[int, int]:
+    """Returns the first row of `replica` (from 0) in a global batch of `total` rows, and how many it holds.
+
+    Replica r of R holds floor(r B / R) up to floor((r + 1) B / R); where that is none, it runs a
+    copy of the first one (see `exact.group.Rows`).
+    """
     start = replica * total // replicas
-    return Cut(start, (replica + 1) * total // replicas - start, total)
+    return start, (replica + 1) * total // replicas - start

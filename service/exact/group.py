@@ -216,7 +216,7 @@ def of(strategy: tf.distribute.Strategy | None) -> Group:
     """Returns the group of a strategy's replicas; None is this process alone."""
     if isinstance(strategy, PlainStrategy):
         return PlainGroup(strategy)
-    if strategy is None or strategy.num_replicas_in_sync == 1 and not strategy.extended._in_multi_worker_mode():
+    if strategy is None or (strategy.num_replicas_in_sync == 1 and not strategy.extended._in_multi_worker_mode()):
         return Group()
     return ScopeGroup(strategy)
 

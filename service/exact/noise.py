@@ -39,9 +39,7 @@ def _skip_ahead(
     skipped, lead = first // a_step, first % a_step
     low = counter[0] + tf.cast(skipped, tf.uint64)
     carry = tf.cast(low < counter[0], tf.uint64)
-    drawn = original(
-        shape=[lead + tf.reduce_prod(shape)], key=key, counter=tf.stack([low, counter[1] + carry]), alg=alg, *args, **kwargs
-    )
+    drawn = original([lead + tf.reduce_prod(shape)], key, tf.stack([low, counter[1] + carry]), alg, *args, **kwargs)
     return tf.reshape(drawn[lead:], shape)
 
 

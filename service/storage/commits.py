@@ -101,9 +101,10 @@ class CommitLog:
     def _unread(self, listed: Iterable[int]) -> set[int]:
         """Returns the numbers that may count and are not known to be whole."""
         whole = {number for number, found in self._found.items() if found.entry}
+        settled = whole | self.deleted()
         # A listing may lag behind: what it lacks below the newest entry is asked for by name.
-        missing = (number for number in range(max(whole, default=0), 0, -1) if number not in self._found)
-        return {*listed, *self._found, *itertools.islice(missing, _MOST_MISSING)} - whole - self.deleted()
+        missing = (number for number in range(max(whole, default=0), 0, -1) if number not in settled)
+        return {*listed, *self._found, *itertools.islice(missing, _MOST_MISSING)} - settled
 
     def _read(self, number: int, size: int | None = None) -> _Found:
         path = layout.commit(number)
@@ -173,9 +174,9 @@ class Writer(CommitLog):
     def refresh(self) -> None:
         with self._lock:
             super().refresh()
-        # Not what a stray file far ahead makes the newest number: two attempts must
-        # always meet at the same next one.
-        self.last = max(self._believed, default=0) if not self.last else self.last
+            # Not what a stray file far ahead makes the newest number: two attempts must
+            # always meet at the same next one.
+            self.last = self.last or max(self._believed, default=0)
 
     def append(self, kind: str, body: dict[str, Any]) -> Entry:
         """Commits an entry and returns it.

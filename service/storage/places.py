@@ -138,7 +138,7 @@ class Bucket:
         self.scheme = urls.scheme_of(url)
         self._files, root = fsspec.core.url_to_fs(url, **{**_defaults(self.scheme), **options})
         self._root = root.rstrip("/")
-        # The files of memory:// share one position with all who read them.
+        # memory:// looks whether a file exists and then makes it (fsspec 2026.9, memory.py).
         self._lock: Any = _MEMORY if self.scheme == "memory" else contextlib.nullcontext()
 
     def read(self, path: str) -> bytes:

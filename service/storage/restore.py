@@ -25,14 +25,19 @@ class Restored:
     skipped: dict[int, str]
 
 
-def newest(log: CommitLog, stage: int | None = None) -> Restored | None:
+def newest(log: CommitLog, stage: int | None = None, final: bool | None = None) -> Restored | None:
     """Returns the newest whole checkpoint of a stage (or of any), or None where there is none.
+
+    Args:
+        log: the run's, refreshed.
+        stage: which stage's; None takes any.
+        final: True takes what a finished stage left, False what training goes on from, None either.
 
     Raises:
         Corrupt: when there are checkpoints and none is whole, naming what is wrong with each.
     """
     skipped = dict(log.damaged)
-    checkpoints = log.checkpoints(stage)
+    checkpoints = [entry for entry in log.checkpoints(stage) if final is None or bool(entry.body.get("final")) == final]
     for entry in checkpoints:
         try:
             tensors = shards.read_tensors(log.store, entry.body["shards"])
@@ -45,3 +50,15 @@ def newest(log: CommitLog, stage: int | None = None) -> Restored | None:
         problems = "\n".join(f"  {number}: {problem}" for number, problem in sorted(skipped.items()))
         raise Corrupt(f"No checkpoint of {log.store.url} is whole:\n{problems}")
     return None
+
+
+def one(log: CommitLog, number: int) -> Restored:
+    """Returns the checkpoint of that number, every byte verified.
+
+    Raises:
+        Corrupt: it is not whole, or there is none.
+    """
+    for entry in log.checkpoints():
+        if entry.number == number:
+            return Restored(entry, shards.read_tensors(log.store, entry.body["shards"]), {})
+    raise Corrupt(f"There is no checkpoint {number} in {log.store.url}.")

@@ -35,10 +35,10 @@ class Plan:
         replicas, replica = (1, 0) if isinstance(group, ScopeGroup) else (group.size, group.index)
         for begin in range(first * self.batch_size, self.source.size, self.batch_size):
             end = min(begin + self.batch_size, self.source.size)
-            rows = cut(end - begin, replicas, replica)
-            mine = slice(begin + rows.start, begin + rows.start + max(rows.count, 1))
+            first_row, count = cut(end - begin, replicas, replica)
+            mine = slice(begin + first_row, begin + first_row + max(count, 1))
             batch = slice(begin, end)
-            numbers = np.array([*rows, 0], np.int32)
+            numbers = np.array([first_row, count, end - begin, 0], np.int32)
             if order is None:
                 yield self.source.rows(mine), numbers, self.source.weight_sums(batch)
             else:
@@ -51,11 +51,15 @@ class Start:
 
     Attributes:
         epoch: the first epoch to train, from 0.
-        restore: called between `on_train_begin` and the first batch, to put the callbacks' state back.
+        restore: puts the callbacks' state back; called once they have begun.
+        is_stopped: a callback had stopped the training here, so no epoch follows.
+        is_over: an earlier attempt trained it all, and the model has what that left.
     """
 
     epoch: int = 0
     restore: Callable[[], None] = lambda: None
+    is_stopped: bool = False
+    is_over: bool = False
 
 
 def train(
@@ -72,19 +76,19 @@ def train(
     Collective: every worker calls this, with the same data and the same plan.
     """
     model = step.model
-    model.stop_training = False
+    model.stop_training = start.is_stopped
     callbacks.on_train_begin()
     start.restore()
     logs: dict[str, float] | None = None
     for epoch in range(start.epoch, epochs):
+        if model.stop_training:
+            break
         model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
         logs = _train_epoch(step, plan, callbacks, epoch)
         logs.update({f"val_{name}": value for name, value in validate(epoch).items()})
         callbacks.on_epoch_end(epoch, logs)
         model.stop_training = council.any(bool(model.stop_training))
-        if model.stop_training:
-            break
     if epochs > 0 and isinstance(model.optimizer, keras.optimizers.Optimizer):
         model.optimizer.finalize_variable_values(model.trainable_weights)
     callbacks.on_train_end(logs)
@@ -115,7 +119,7 @@ def _is_stopped(control: np.ndarray) -> bool:
     if not np.all(rates == rates[0]):
         raise WorkersDiffer(
             f"The learning rates of the workers differ: {', '.join(f'{rate:g}' for rate in rates)} on workers 0 and on. "
-            "A callback set one that is not a function of the logs, such as of the time or of the worker; make it the same on all."
+            "A callback set one from something that is not the same everywhere, such as the time; set it from the logs."
         )
     return bool(control[0] > 0)
 

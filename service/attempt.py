@@ -1,0 +1,136 @@
+"""One attempt at a run, on one worker: what it takes up, saves and leaves."""
+
+import functools
+import json
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from service import methods
+from service.callbacks.checkpoint import Checkpoints
+from service.callbacks.history import HistoryFiles
+from service.callbacks.tensorboard import Scalars
+from service.cluster import strategy as strategies
+from service.cluster.consensus import Council
+from service.errors import JobFailed, ServiceError
+from service.policies.saving import SavePolicy
+from service.run import Run
+from service.storage import layout, restore
+from service.storage.commits import CommitLog
+from service.storage.store import Store
+from service.training import models
+from service.training.loop import Start
+from service.training.saver import Saver
+from service.training.state import history_of, restore_callbacks, restore_model
+
+
+class Attempt:
+    """From the start of the workers to their end, the run's or not.
+
+    The chief opens the attempt in the commit log, which stops every older one.
+
+    Attributes:
+        store: the run's.
+        council: the workers of this attempt.
+    """
+
+    def __init__(self, run: Run, store: Store, strategy: Any) -> None:
+        """Collective: every worker calls this."""
+        self.store, self.council = store, Council(strategy)
+        self._run = run
+        self._is_chief = self.council.index == 0
+        name = self.council.chief(uuid.uuid4().hex[:12])
+        log = CommitLog.open(store, name, {"workers": self.council.count}) if self._is_chief else None
+        self._saver = Saver(store, log, name, self.council, run.keep)
+        self._stages = 0
+        self._history: dict[str, list[float]] = {}
+
+    def fit(self, model: Any, *args: Any, epochs: int, **kwargs: Any) -> keras.callbacks.History:
+        """Trains the next stage, or takes up what an earlier attempt left of it. Collective: every worker calls this."""
+        self._stages += 1
+        number = self._stages
+        checkpoints = Checkpoints(self._saver, SavePolicy(self._run.save_every_epochs), number)
+        stage = methods.Stage(
+            callbacks=[HistoryFiles(self.store, number, self._is_chief), Scalars(self.store, number, self._is_chief), checkpoints],
+            seed=self._run.seed or 0,
+            start=functools.partial(self._start, number, epochs, checkpoints),
+        )
+        history = methods.fit(model, *args, epochs=epochs, stage=stage, **kwargs)
+        self._history = history_of(model)
+        if self._is_chief:
+            result = {"epochs": epochs, "stopped": bool(model.stop_training), "history": self._history}
+            self._saver.append("stage", {"stage": number, "result": result})
+            self.store.write(layout.model_json(number), json.dumps(models.describe(model), indent=1).encode())
+            self.store.write(layout.model(number), models.to_bytes(model))
+        return history
+
+    def guarded(self, job: Callable[[Any], Any], worker: Any) -> Any:
+        """Returns what the job returns; its errors become JobFailed, for they would only repeat.
+
+        A worker that lost its peer keeps TensorFlow's error: starting again mends that.
+        """
+        try:
+            return job(worker)
+        except ServiceError:
+            raise
+        except Exception as error:
+            if strategies.is_lost_peer(error):
+                raise
+            raise JobFailed(f"The job raised on worker {self.council.index}:\n\n{_of_the_author(error)}") from error
+
+    def finish(self, returned: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Commits the end of the run, and returns its result as plain values."""
+        metrics = {name: values[-1] for name, values in self._history.items() if values}
+        if isinstance(returned, Mapping):
+            metrics |= {str(name): float(value) for name, value in returned.items() if isinstance(value, int | float)}
+        result = {"history": self._history, "metrics": metrics}
+        self._saver.append("finished", {"options": dict(options), **result})
+        return result
+
+    def _start(self, number: int, epochs: int, checkpoints: Checkpoints, model: Any, stateful: list[Any]) -> Start:
+        """Puts the model where the stage's newest checkpoint left it, and tells where training begins."""
+        checkpoints.everyone = stateful
+        log = CommitLog(self.store)
+        log.refresh()
+        result = log.results().get(number) if self._is_chief else None
+        is_over = self.council.chief(result is not None and (result["stopped"] or result["epochs"] >= epochs))
+        found = restore.newest(log, number, final=is_over) if self._is_chief else None
+        place = self.council.chief(None if found is None else found.entry.number)
+        if place is None:
+            return Start()
+        if found is None:
+            found = restore.one(log, place)
+        for entry, problem in found.skipped.items():
+            print(f"Checkpoint {entry} was skipped: {problem}", flush=True)
+        state, tensors = found.entry.body["state"], found.tensors
+        restore_model(model, tensors)
+        checkpoints.begin(found.entry.body["epoch"])
+        begun = Start(
+            epoch=found.entry.body["epoch"],
+            is_over=is_over,
+            is_stopped=bool(state["stopping"]),
+            restore=lambda: restore_callbacks(stateful, state, tensors),
+        )
+        if is_over:
+            self._take_over(model, stateful, begun)
+        return begun
+
+    def _take_over(self, model: Any, stateful: list[Any], begun: Start) -> None:
+        """Leaves the model and the callbacks as `fit` left them in the attempt that trained the stage."""
+        for callback in stateful:
+            callback.set_model(model)
+        model.history = next(callback for callback in stateful if isinstance(callback, keras.callbacks.History))
+        model.history.on_train_begin()
+        begun.restore()
+        model.stop_training = begun.is_stopped
+
+
+def _of_the_author(error: BaseException) -> str:
+    """Returns the traceback from the job's first line on, without the line that called it."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))

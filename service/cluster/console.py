@@ -1,0 +1,100 @@
+"""What the chief prints, on the driver's terminal."""
+
+import io
+import sys
+import threading
+import time
+from typing import Any
+
+import ray
+
+FLUSH_SECONDS = 0.1
+
+
+@ray.remote(num_cpus=0, max_concurrency=4)
+class _Relay:
+    """Keeps printed text until the driver fetches it."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._arrived = threading.Event()
+
+    def put(self, text: str) -> None:
+        self._text.append(text)
+        self._arrived.set()
+
+    def take(self, wait_seconds: float) -> str:
+        self._arrived.wait(wait_seconds)
+        self._arrived.clear()
+        text, self._text = self._text, []
+        return "".join(text)
+
+
+class Console:
+    """The driver's end: prints what arrives, in a thread, until it is closed."""
+
+    def __init__(self) -> None:
+        self.relay = _Relay.remote()  # type: ignore[attr-defined]
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._print, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Prints what is still there, then stops."""
+        self._closing.set()
+        self._thread.join(timeout=10)
+        try:
+            self._show(ray.get(self.relay.take.remote(0), timeout=5))
+        except Exception:  # the cluster is gone, and with it what was not fetched
+            return
+        ray.kill(self.relay)
+
+    def _print(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._show(ray.get(self.relay.take.remote(0.5)))
+            except Exception:
+                return
+
+    def _show(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+class RemoteOutput(io.TextIOBase):
+    """The chief's sys.stdout: what is printed there appears at the driver, a terminal if that is one."""
+
+    def __init__(self, relay: Any, is_terminal: bool) -> None:
+        self._relay, self._is_terminal = relay, is_terminal
+        self._text: list[str] = []
+        self._lock = threading.Lock()
+        threading.Thread(target=self._send, daemon=True).start()
+
+    def isatty(self) -> bool:
+        """Whether the driver's output is a terminal."""
+        return self._is_terminal
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Takes text, to be sent within a tenth of a second."""
+        with self._lock:
+            self._text.append(text)
+        return len(text)
+
+    def drain(self) -> None:
+        """Sends what is left, and waits until it is there."""
+        with self._lock:
+            text, self._text = "".join(self._text), []
+        if text:
+            ray.get(self._relay.put.remote(text), timeout=10)
+
+    def _send(self) -> None:
+        while True:
+            time.sleep(FLUSH_SECONDS)
+            with self._lock:
+                text, self._text = "".join(self._text), []
+            if text:
+                self._relay.put.remote(text)

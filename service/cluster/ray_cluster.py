@@ -1,0 +1,89 @@
+"""The Ray cluster that is there, or one of this machine, and whether the workers fit."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from service.errors import ClusterTooSmall
+from service.run import Run
+
+# Read by Ray Train's processes, which copy them from the driver.
+_QUIET = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextmanager
+def joined(run: Run) -> Iterator[None]:
+    """Joins the cluster that RAY_ADDRESS names or that this process has joined already; else starts one on this machine.
+
+    A cluster started here binds to loopback, keeps Ray's token on, and ends with the block.
+
+    Raises:
+        ClusterTooSmall: the cluster cannot hold the workers and cannot grow.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    is_ours = False
+    if not ray.is_initialized():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(address="local", num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        is_ours = True
+    try:
+        if not _can_grow():
+            _check_cpus(run, ray.cluster_resources().get("CPU", 0.0), "the cluster")
+        yield
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def check_machine(run: Run) -> None:
+    """Refuses, without importing Ray, workers that do not fit a cluster which would be started on this machine.
+
+    Raises:
+        ClusterTooSmall: naming what is there.
+    """
+    loaded = sys.modules.get("ray")
+    joins = os.environ.get("RAY_ADDRESS") or (loaded is not None and loaded.is_initialized())
+    if not joins:
+        _check_cpus(run, float(os.cpu_count() or 1), "this machine")
+
+
+def by_value(job: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the job as it is, which pickles by value, after saying what that costs."""
+    print(
+        f"The job {getattr(job, '__qualname__', job)!r} is no function at the top of a module, so it is sent to the workers "
+        "as it is now: load_model will not find its classes, and a later attempt may run other code. "
+        "Move it to a module to keep those promises.",
+        file=sys.stderr,
+    )
+    return job
+
+
+def _check_cpus(run: Run, there: float, where: str) -> None:
+    least = run.workers if isinstance(run.workers, int) else run.workers[0]
+    needed = least * run.threads_per_worker
+    if needed > there:
+        raise ClusterTooSmall(
+            f"Run(workers={run.workers!r}, threads_per_worker={run.threads_per_worker}) needs {needed} CPUs; {where} has "
+            f"{there:g} and cannot grow. Ask for fewer workers or threads, or join a larger cluster (RAY_ADDRESS)."
+        )
+
+
+def _can_grow() -> bool:
+    """Whether an autoscaler watches the cluster: it writes its status where every node can read it."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return any(_internal_kv_get(key) for key in ("__autoscaling_status", "__autoscaling_status_legacy", "__autoscaling_config"))

@@ -1,0 +1,77 @@
+"""The record of a run, run.json: what was asked, of which code; created once."""
+
+import dataclasses
+import hashlib
+import json
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from service import environment
+from service.errors import RunInvalid
+from service.run import Run
+from service.storage import layout
+from service.storage.commits import CommitLog
+from service.storage.store import Store
+
+_MAY_CHANGE = ("epochs",)
+
+
+def begin(store: Store, run: Run, reference: str | None, options: Mapping[str, Any], source: str) -> Run:
+    """Creates the record, or holds the run to the one there is; returns the run with its seed filled in.
+
+    Raises:
+        RunInvalid: the folder holds a run of another job, seed or options; the differences are shown.
+    """
+    drawn = dataclasses.replace(run, seed=secrets.randbelow(2**32) if run.seed is None else run.seed)
+    asked = {"job": reference, "seed": drawn.seed, "options": dict(options)}
+    about = {
+        "run": drawn.to_dict(),
+        **asked,
+        "versions": environment.versions(),
+        "git_commit": _git_commit(),
+        "command": sys.argv,
+        "source": {"sha256": hashlib.sha256(source.encode()).hexdigest(), "text": source},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    if store.create(layout.RUN, json.dumps(about, indent=1).encode()):
+        return drawn
+    recorded = json.loads(store.read(layout.RUN))
+    if run.seed is None:
+        asked["seed"] = recorded["seed"]
+    differences = _differences(recorded, asked)
+    if differences:
+        shown = "\n".join(f"  {name}: recorded {was!r}, given {given!r}" for name, was, given in differences)
+        raise RunInvalid(
+            f'Run "{run.name}" in {store.url} was begun otherwise:\n{shown}\n'
+            "Give what was recorded to go on with it, or another name to begin a new run."
+        )
+    return dataclasses.replace(run, seed=recorded["seed"])
+
+
+def finished(store: Store, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the recorded result of a run that finished with these very options, else None."""
+    log = CommitLog(store)
+    log.refresh()
+    ends = [entry.body for entry in log.entries() if entry.kind == "finished"]
+    return ends[-1] if ends and ends[-1]["options"] == dict(options) else None
+
+
+def _differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    found = [(name, recorded[name], asked[name]) for name in ("job", "seed") if recorded[name] != asked[name]]
+    was, given = recorded["options"], json.loads(json.dumps(asked["options"]))
+    names = [name for name in dict.fromkeys([*was, *given]) if name not in _MAY_CHANGE]
+    return found + [(name, was.get(name), given.get(name)) for name in names if was.get(name) != given.get(name)]
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the working folder, with "+changes" where files differ from it; None outside a checkout."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")

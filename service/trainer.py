@@ -1,0 +1,170 @@
+"""One run, as a Ray Train job."""
+
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from service import environment, record, reference
+from service.cluster import ray_cluster
+from service.errors import JobFailed, OptionUnknown, RunInvalid, ServiceError, WorkersLost
+from service.exact import keras_seams
+from service.run import Run
+from service.storage import urls
+from service.storage.store import Store
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run left.
+
+    Attributes:
+        history: each metric's value for each epoch, the same on all workers.
+        metrics: the last epoch's, and what the job returned by name.
+        url: the run's folder.
+    """
+
+    history: dict[str, list[float]]
+    metrics: dict[str, float]
+    url: str
+
+    def model(self) -> Any:
+        """Loads the finished model, compiled, as `service.load_model(url)` does."""
+        from service.training.models import load_model
+
+        return load_model(self.url)
+
+
+def train(job: Callable[..., Any], run: Run, **options: Any) -> Result:
+    """Runs `job(worker)` on all workers of the run and returns what it left.
+
+    The same name again continues the run, or returns its recorded result if it is finished.
+
+    Args:
+        job: a function at the top of a module, called with a `service.Worker` on every worker.
+        run: the run.
+        options: what the job reads as `worker.options`; plain JSON values.
+
+    Raises:
+        RunInvalid, EnvironmentUnfit, ClusterTooSmall: before any cluster is reserved.
+        JobFailed: the job raised; the message carries its traceback.
+        DataInvalid, ModelInvalid, WorkersDiffer: as found on the workers.
+    """
+    if not isinstance(run, Run):
+        raise RunInvalid(f"service.train(job, {run!r}): expected a service.Run(name=..., storage=..., workers=...).")
+    named = reference.reference_of(job)
+    url = urls.check_url(f"{run.storage.rstrip('/')}/{run.name}")
+    environment.check()
+    keras_seams.check()
+    try:
+        json.dumps(options)
+    except TypeError as error:
+        raise OptionUnknown(f"The job's options are recorded, so they must be plain JSON values: {error}.") from error
+    if run.workers != 0:
+        ray_cluster.check_machine(run)
+    store = Store(url)
+    store.check()
+    run = record.begin(store, run, named, options, reference.source_of(job))
+    done = record.finished(store, options)
+    if done is not None:
+        print(f'Run "{run.name}" is finished; this is its recorded result.', flush=True)
+    elif run.workers == 0:
+        from service import worker
+
+        done = worker.perform(job, run, options, store)
+    else:
+        done = _perform_on_ray(job, named, run, options, store)
+    return Result(done["history"], done["metrics"], store.url)
+
+
+def _perform_on_ray(
+    job: Callable[..., Any], named: str | None, run: Run, options: Mapping[str, Any], store: Store
+) -> dict[str, Any]:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from service.cluster.backend import WorkerAddresses
+    from service.cluster.console import Console
+    from service.cluster.failures import StopAtErrors
+
+    with ray_cluster.joined(run), tempfile.TemporaryDirectory(prefix="samestep-ray-") as scratch:
+        console = Console()
+        trainer = DataParallelTrainer(
+            _work,
+            train_loop_config={
+                "job": named or ray_cluster.by_value(job),
+                "run": run.to_dict(),
+                "options": dict(options),
+                "store": store,
+                "relay": console.relay,
+                "is_terminal": sys.stdout.isatty(),
+            },
+            backend_config=WorkerAddresses(),
+            scaling_config=ScalingConfig(num_workers=run.workers, resources_per_worker={"CPU": run.threads_per_worker}),
+            run_config=RunConfig(
+                name=f"{run.name}-{uuid.uuid4().hex[:8]}",
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=run.max_restarts),
+                callbacks=[StopAtErrors(console.relay)],
+                worker_runtime_env={"env_vars": _worker_variables()},
+            ),
+        )
+        try:
+            return trainer.fit().return_value
+        except ControllerError as error:
+            raise _cause(error.controller_failure) from None
+        except WorkerGroupError as error:
+            raise WorkersLost(
+                f"Workers were lost more often than max_restarts={run.max_restarts} allows. The same command goes on from "
+                f"the last checkpoint. The last failures:\n{error}"
+            ) from None
+        except SystemExit:
+            raise KeyboardInterrupt from None  # how Ray Train ends a run at Ctrl-C
+        finally:
+            console.close()
+
+
+def _work(config: dict[str, Any]) -> dict[str, Any] | None:
+    """What Ray runs on each worker: the author's job, its output relayed from the chief."""
+    import ray.train
+
+    from service import worker
+    from service.cluster.console import RemoteOutput
+
+    if not isinstance(config["job"], str):
+        job = config["job"]
+    else:
+        job = reference.resolve(config["job"])
+    output = None
+    if ray.train.get_context().get_world_rank() == 0:
+        output = sys.stdout = RemoteOutput(config["relay"], config["is_terminal"])
+    try:
+        return worker.perform(job, Run(**config["run"]), config["options"], config["store"])
+    finally:
+        if output is not None:
+            output.drain()
+
+
+def _worker_variables() -> dict[str, str]:
+    """Returns the environment that each worker begins with, before it imports anything."""
+    here = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "STORAGE_EMULATOR_HOST") if name in os.environ}
+    paths = [*reference.import_paths(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+        "TF_USE_LEGACY_KERAS": "0",
+        "KERAS_BACKEND": "tensorflow",
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        **here,
+    }
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """Returns the service's own error inside what Ray wrapped around it."""
+    seen: BaseException | None = failure
+    while seen is not None and not isinstance(seen, ServiceError):
+        seen = getattr(seen, "_base_exc", None) or seen.__cause__
+    return seen or JobFailed(str(failure))

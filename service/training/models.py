@@ -1,0 +1,124 @@
+"""Saving and loading models with the author's own losses, metrics and layers."""
+
+import hashlib
+import importlib
+import inspect
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+import keras
+
+from service.errors import ModelInvalid
+from service.storage import layout
+from service.storage.store import Store
+
+SUFFIX = ".keras"
+
+
+def to_bytes(model: Any) -> bytes:
+    """Returns the model as the bytes of a .keras file: architecture, weights, compile options, optimizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "model" + SUFFIX)
+        model.save(path)
+        return path.read_bytes()
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """Returns what loading the model needs besides its file: each class and function that is not Keras's own.
+
+    Each has its home (module:qualname), the name it is registered under, and the SHA-256 of its
+    source; `lacks` names what cannot come back and why.
+    """
+    custom: list[dict[str, Any]] = []
+    lacks: list[str] = []
+    for name, found in sorted(_custom_objects(model).items()):
+        home = f"{found.__module__}:{found.__qualname__}"
+        if "<locals>" in home or "<lambda>" in home:
+            lacks.append(f"{name}: {home} is made inside a function; move it to the top of a module")
+            continue
+        custom.append({"home": home, "registered_name": name, "sha256": _source_hash(found)})
+    return {"keras": keras.__version__, "custom": custom, "lacks": lacks}
+
+
+def load_model(url: str, **storage_options: Any) -> Any:
+    """Returns the model that a run left, compiled, with its optimizer's state.
+
+    Modules are imported from this process's own path, never from the run.
+
+    Args:
+        url: the run's folder, or its model.keras.
+
+    Raises:
+        ModelInvalid: something the model needs is not there, named with its home.
+        FileNotFoundError: there is no model at the URL.
+    """
+    folder, _, name = url.rpartition("/") if url.endswith(SUFFIX) else (url, "", layout.model())
+    store = Store(folder or ".", **storage_options)
+    about = json.loads(store.read(name.removesuffix(SUFFIX) + ".json"))
+    objects: dict[str, Any] = {}
+    for entry in about["custom"]:
+        found = _import(entry["home"], url)
+        objects[entry["registered_name"]] = found
+        objects[found.__name__] = found
+    with tempfile.TemporaryDirectory() as local:
+        path = pathlib.Path(local, "model" + SUFFIX)
+        path.write_bytes(store.read(name))
+        try:
+            return keras.saving.load_model(path, custom_objects=objects)
+        except Exception as error:
+            lacks = "; ".join(about["lacks"]) or str(error)
+            raise ModelInvalid(f"The model of {url} cannot be loaded: {lacks}") from error
+
+
+def _custom_objects(model: Any) -> dict[str, Any]:
+    """Returns the author's classes and functions in the model's configuration, by registered name."""
+    found: dict[str, Any] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, keras.Layer | keras.losses.Loss | keras.metrics.Metric | keras.optimizers.Optimizer):
+            add(type(value))
+        elif inspect.isfunction(value):
+            add(value)
+        elif isinstance(value, dict):
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                visit(item)
+
+    def add(item: Any) -> None:
+        if not item.__module__.startswith("keras."):
+            found[keras.saving.get_registered_name(item)] = item
+
+    for layer in model._flatten_layers():
+        visit(layer)
+        visit([getattr(layer, name, None) for name in _HOOKS])
+    compiled = [model.optimizer, model.loss, getattr(model._compile_metrics, "_user_metrics", None)]
+    visit([*compiled, getattr(model._compile_metrics, "_user_weighted_metrics", None)])
+    return found
+
+
+_HOOKS = ("activation", "recurrent_activation", "kernel_initializer", "kernel_regularizer", "kernel_constraint", "function")
+
+
+def _source_hash(item: Any) -> str | None:
+    try:
+        return hashlib.sha256(inspect.getsource(item).encode()).hexdigest()
+    except OSError:
+        return None
+
+
+def _import(home: str, url: str) -> Any:
+    module, _, name = home.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ModelInvalid(
+            f"The model of {url} needs {home}, which this process cannot import ({error}). "
+            "Put the code that trained it on the path; nothing is ever imported from the run itself."
+        ) from error
+    return found

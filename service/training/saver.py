@@ -1,0 +1,64 @@
+"""A snapshot becomes shards and one committed entry, off the training thread."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from service.cluster.consensus import Council, Mailbox
+from service.storage import pieces, receipts, retention, shards
+from service.storage.commits import Writer
+from service.storage.store import Store
+from service.training.state import Snapshot
+
+
+class Saver:
+    """Saves snapshots one at a time; each worker writes its share, the chief commits.
+
+    All workers save the same snapshots in the same order. What a worker wrote it tells the
+    chief through the mailbox, so that no thread but the training's ever calls a collective.
+    """
+
+    def __init__(self, store: Store, log: Writer | None, attempt: str, council: Council, keep: int) -> None:
+        """`log` is the chief's; the other workers have none."""
+        self._store, self._log, self._attempt = store, log, attempt
+        self._index, self._count, self._keep = council.index, council.count, keep
+        self._mailbox = Mailbox()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._pending: Future[None] | None = None
+        self._serial = 0
+        self._previous: list[Any] = []
+
+    def save(self, snapshot: Snapshot, body: dict[str, Any]) -> None:
+        """Begins to save; first waits until the snapshot before is committed.
+
+        Args:
+            snapshot: the tensors, the same on every worker.
+            body: what the checkpoint's entry says besides: stage, step, epoch, state; "final" is
+                true for what a stage leaves, which is kept whatever comes after.
+        """
+        self.wait()
+        self._serial += 1
+        self._pending = self._thread.submit(self._save, self._serial, snapshot, body)
+
+    def wait(self) -> None:
+        """Waits until what was saved is committed; raises what went wrong with it."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def append(self, kind: str, body: dict[str, Any]) -> None:
+        """Commits an entry that is no checkpoint, after what was saved before it; on the chief."""
+        self.wait()
+        if self._log is not None:
+            self._log.append(kind, body)
+
+    def _save(self, serial: int, snapshot: Snapshot, body: dict[str, Any]) -> None:
+        share = pieces.share(snapshot.sizes, self._count)[self._index]
+        written = shards.write_shards(self._store, self._attempt, snapshot, share, self._previous)
+        self._previous = written
+        if self._log is None:
+            self._mailbox.post(f"saved/{serial}/{self._index}", written)
+            return
+        others = [self._mailbox.take(f"saved/{serial}/{worker}") for worker in range(1, self._count)]
+        self._log.append("checkpoint", {**body, "shards": receipts.merge([written, *others])})
+        final = [entry.number for entry in self._log.checkpoints() if entry.body.get("final")]
+        retention.delete(self._log, retention.surplus(self._log, self._keep, final))

@@ -1,0 +1,165 @@
+"""Everything a run must have back to go on: named tensors, and plain values beside them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from service.errors import ModelInvalid
+from service.exact import keras_seams
+
+_NOT_STATE = ("_model", "params", "validation_data")  # what a callback is given, not what it knows
+
+
+class Snapshot(Mapping[str, np.ndarray]):
+    """Tensors held as they are now, while training goes on; each is copied to the host when asked for.
+
+    TensorFlow writes a changed variable to new memory while someone holds the old, so holding
+    costs nothing and the tensors stay what they were.
+    """
+
+    def __init__(self, held: dict[str, Any]) -> None:
+        self._held = held
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._held[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Returns of each tensor how many elements it has and the bytes of one."""
+        return {name: (math.prod(t.shape), np.dtype(_numpy_type(t)).itemsize) for name, t in self._held.items()}
+
+
+def variables(model: Any) -> dict[str, Any]:
+    """Returns all variables of a compiled model by a name that is its own: weights, optimizer, metrics, noise."""
+    groups = {
+        "model": model.variables,
+        "optimizer": model.optimizer.variables if model.optimizer is not None else [],
+        "metrics": [v for metric in model.metrics for v in metric.variables],
+        "noise": [keras_seams.global_seed_generator().state],
+    }
+    return {f"{group}/{i:04d}/{v.path}": v for group, members in groups.items() for i, v in enumerate(members)}
+
+
+def snapshot(model: Any, callbacks: list[Any]) -> tuple[Snapshot, dict[str, Any]]:
+    """Returns the tensors and the plain values of the model and its callbacks."""
+    held = {name: _hold(variable) for name, variable in variables(model).items()}
+    values = []
+    for i, callback in enumerate(callbacks):
+        packed: dict[str, np.ndarray] = {}
+        plain = _pack(callback_state(callback), f"callbacks/{i:02d}", packed)
+        held |= packed
+        values.append({"class": type(callback).__name__, "state": plain})
+    return Snapshot(held), {"callbacks": values}
+
+
+def restore_model(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
+    """Puts a snapshot's tensors into the model's variables.
+
+    Raises:
+        ModelInvalid: the model's variables are others than the snapshot's, naming the first difference.
+    """
+    mine = variables(model)
+    saved = {name: tensor for name, tensor in tensors.items() if not name.startswith("callbacks/")}
+    if mine.keys() != saved.keys():
+        missing, extra = sorted(mine.keys() - saved.keys()), sorted(saved.keys() - mine.keys())
+        raise ModelInvalid(
+            f"The checkpoint is of another model: it lacks {missing[:3]} and has {extra[:3]} besides. "
+            "Build the model as when the run began, or give the run a new name."
+        )
+    for name, variable in mine.items():
+        if tuple(variable.shape) != saved[name].shape:
+            raise ModelInvalid(
+                f"The checkpoint's {name} has shape {saved[name].shape}, the model's {tuple(variable.shape)}. "
+                "Build the model as when the run began, or give the run a new name."
+            )
+        variable.assign(saved[name])
+
+
+def restore_callbacks(callbacks: list[Any], state: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Puts the callbacks' values back where the same class stands at the same place; called after their on_train_begin."""
+    for callback, saved in zip(callbacks, state["callbacks"], strict=False):
+        if type(callback).__name__ == saved["class"]:
+            set_callback_state(callback, _unpack(saved["state"], tensors))
+
+
+def callback_state(callback: Any) -> dict[str, Any]:
+    """Returns what a callback knows: its get_state() if it has one, else its plain attributes."""
+    if hasattr(callback, "get_state"):
+        return callback.get_state()
+    return {name: value for name, value in vars(callback).items() if name not in _NOT_STATE and _is_plain(value)}
+
+
+def set_callback_state(callback: Any, state: dict[str, Any]) -> None:
+    """Gives a callback what `callback_state` returned."""
+    if hasattr(callback, "set_state"):
+        callback.set_state(state)
+    else:
+        vars(callback).update(state)
+
+
+def _hold(variable: Any) -> Any:
+    value = variable.value
+    return value.read_value() if hasattr(value, "read_value") else value
+
+
+def _numpy_type(tensor: Any) -> Any:
+    return tensor.dtype.as_numpy_dtype if hasattr(tensor.dtype, "as_numpy_dtype") else tensor.dtype
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "fiub"
+    return value is None or isinstance(value, bool | int | float | str | np.generic)
+
+
+def _pack(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
+    """Returns a plain value as strict JSON, its arrays moved to `tensors`."""
+    if isinstance(value, dict):
+        return {key: _pack(item, f"{name}/{key}", tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_pack(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+    if isinstance(value, tuple):
+        return {"$tuple": _pack(list(value), name, tensors)}
+    if isinstance(value, np.ndarray):
+        tensors[name] = value.copy()
+        return {"$tensor": name}
+    if isinstance(value, np.generic):
+        return _pack(value.item(), name, tensors)
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    return value
+
+
+def _unpack(value: Any, tensors: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tuple" in value:
+        return tuple(_unpack(value["$tuple"], tensors))
+    if "$tensor" in value:
+        return np.array(tensors[value["$tensor"]])
+    if "$float" in value:
+        return float(value["$float"])
+    return {key: _unpack(item, tensors) for key, item in value.items()}
+
+
+def history_of(model: Any) -> dict[str, list[float]]:
+    """Returns the model's history as lists of plain floats."""
+    history = getattr(model, "history", None)
+    if not isinstance(history, keras.callbacks.History):
+        return {}
+    return {name: [float(value) for value in values] for name, values in history.history.items()}

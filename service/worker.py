@@ -1,0 +1,101 @@
+"""What each worker does, top to bottom."""
+
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any
+
+from service.run import Run
+from service.storage.store import Store
+
+if TYPE_CHECKING:  # a job's module names Worker long before TensorFlow is wanted
+    import keras
+
+    from service.attempt import Attempt
+
+
+class Worker:
+    """One of the processes that run the author's job.
+
+    Attributes:
+        strategy: the tf.distribute strategy; models are made in `with worker.strategy.scope():`.
+        index: which worker this is, from 0.
+        count: how many workers there are.
+        is_chief: whether this is worker 0.
+        run: the run, with its seed filled in.
+        options: what `service.train` was given besides, a read-only mapping.
+        folder: the run's folder, an fsspec URL.
+    """
+
+    def __init__(self, run: Run, options: Mapping[str, Any], strategy: Any, attempt: "Attempt") -> None:
+        self.run, self.options, self.strategy = run, MappingProxyType(dict(options)), strategy
+        self.index, self.count = attempt.council.index, attempt.council.count
+        self.is_chief = self.index == 0
+        self.folder = attempt.store.url
+        self._attempt = attempt
+
+    def open(self, path: str, mode: str = "r") -> IO[Any]:
+        """Opens a file in the run's folder; what another worker than the chief writes goes nowhere."""
+        import fsspec
+
+        if any(letter in mode for letter in "wax+") and not self.is_chief:
+            return open(os.devnull, mode.replace("x", "w"))
+        return fsspec.open(self._attempt.store.url_of(path), mode, auto_mkdir=True).open()
+
+    def fit(self, model: Any, *args: Any, epochs: int = 1, **kwargs: Any) -> "keras.callbacks.History":
+        """Trains as `service.fit`, with the run's checkpoints, resume, history and logs.
+
+        Each call is a stage, numbered from 1. A stage that finished in an earlier attempt is not
+        trained again: the model gets what it left, and its history is returned.
+        Collective: every worker calls this.
+        """
+        return self._attempt.fit(model, *args, epochs=epochs, **kwargs)
+
+    def evaluate(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `service.evaluate`. Collective: every worker calls this."""
+        from service import methods
+
+        return methods.evaluate(model, *args, **kwargs)
+
+    def predict(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `service.predict`. Collective: every worker calls this."""
+        from service import methods
+
+        return methods.predict(model, *args, **kwargs)
+
+    def train_on_batch(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `service.train_on_batch`. Collective: every worker calls this."""
+        from service import methods
+
+        return methods.train_on_batch(model, *args, **kwargs)
+
+    def test_on_batch(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `service.test_on_batch`. Collective: every worker calls this."""
+        from service import methods
+
+        return methods.test_on_batch(model, *args, **kwargs)
+
+
+def perform(job: Callable[[Worker], Any], run: Run, options: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """Runs the author's job on this worker, and returns the run's result as plain values.
+
+    Collective: every worker calls this.
+
+    Raises:
+        JobFailed: the author's code raised; the message carries the traceback.
+        ServiceError: the run, its data or its model is refused.
+    """
+    import keras
+
+    from service.attempt import Attempt
+    from service.cluster import strategy as strategies
+
+    strategies.use_threads(run.threads_per_worker)
+    strategy = strategies.connect(run.devices_per_worker)
+    keras.utils.set_random_seed(run.seed)
+    if run.deterministic:
+        strategies.be_deterministic()
+    attempt = Attempt(run, store, strategy)
+    worker = Worker(run, options, strategy, attempt)
+    returned = attempt.guarded(job, worker)
+    return attempt.finish(returned, options)
