@@ -1,5 +1,6 @@
 """The Ray cluster that is there, or one of this machine, and whether the workers fit."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ def joined(run: Run) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     is_ours = False
     if not ray.is_initialized():
         if os.environ.get("RAY_ADDRESS"):
