@@ -125,7 +125,7 @@ def train(worker: service.Worker) -> keras.callbacks.History:
     options = Options(**worker.options)
     x = digits()
     with worker.strategy.scope():
-        model = build(options, worker.run.seed)
+        model = build(options, worker.run.seed or 0)
     return worker.fit(
         model,
         x,

@@ -1,6 +1,7 @@
 """One attempt at a run, on one worker: what it takes up, saves and leaves."""
 
 import functools
+import inspect
 import json
 import traceback
 import uuid
@@ -48,17 +49,23 @@ class Attempt:
         self._stages = 0
         self._history: dict[str, list[float]] = {}
 
-    def fit(self, model: Any, *args: Any, epochs: int, **kwargs: Any) -> keras.callbacks.History:
+    def fit(self, model: Any, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the next stage, or takes up what an earlier attempt left of it. Collective: every worker calls this."""
+        given = inspect.signature(methods.fit).bind(model, *args, **kwargs).arguments
+        epochs = given.get("epochs", 1)
         self._stages += 1
         number = self._stages
         checkpoints = Checkpoints(self._saver, SavePolicy(self._run.save_every_epochs), number)
         stage = methods.Stage(
-            callbacks=[HistoryFiles(self.store, number, self._is_chief), Scalars(self.store, number, self._is_chief), checkpoints],
+            callbacks=[
+                HistoryFiles(self.store, number, self._is_chief),
+                Scalars(self.store, number, self._is_chief),
+                checkpoints,
+            ],
             seed=self._run.seed or 0,
             start=functools.partial(self._start, number, epochs, checkpoints),
         )
-        history = methods.fit(model, *args, epochs=epochs, stage=stage, **kwargs)
+        history = methods.fit(**given, stage=stage)
         self._history = history_of(model)
         if self._is_chief:
             result = {"epochs": epochs, "stopped": bool(model.stop_training), "history": self._history}

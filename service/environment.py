@@ -3,21 +3,29 @@
 import importlib.metadata
 import os
 import platform
-import sys
 
 from service.errors import EnvironmentUnfit
 
-PACKAGES = ("samestep", "keras", "tensorflow", "tensorflow-cpu", "tensorflow-tpu", "numpy", "ray", "tensorboard", "fsspec", "gcsfs")
+PACKAGES = (
+    "samestep",
+    "keras",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tensorflow-tpu",
+    "numpy",
+    "ray",
+    "tensorboard",
+    "fsspec",
+    "gcsfs",
+)
 
 
 def check() -> None:
-    """Refuses a Python or an environment that would train with another Keras.
+    """Refuses an environment that would train with another Keras, or with none.
 
     Raises:
-        EnvironmentUnfit: naming the variable or version, and what to set or install.
+        EnvironmentUnfit: naming the variable or package, and what to set or install.
     """
-    if sys.version_info < (3, 11):
-        raise EnvironmentUnfit(f"Python {platform.python_version()} runs this; SameStep needs 3.11 or newer.")
     legacy = os.environ.get("TF_USE_LEGACY_KERAS", "").strip().lower()
     if legacy in ("1", "true"):
         raise EnvironmentUnfit(
@@ -27,7 +35,7 @@ def check() -> None:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         raise EnvironmentUnfit(
-            f"KERAS_BACKEND={backend}: SameStep runs Keras 3 on TensorFlow. Unset the variable, or set KERAS_BACKEND=tensorflow."
+            f"KERAS_BACKEND={backend}: SameStep runs Keras 3 on TensorFlow. Unset the variable, or set it to tensorflow."
         )
     if not any(version_of(name) for name in ("tensorflow", "tensorflow-cpu", "tensorflow-tpu")):
         raise EnvironmentUnfit("TensorFlow is not installed: pip install 'samestep[cpu]' (or [gpu], [tpu]).")

@@ -19,7 +19,9 @@ from service.errors import ModelInvalid, RunInvalid
 from service.exact import group as groups
 from service.exact import keras_seams
 from service.training import loop
-from service.training.step import Step, build, step_for
+from service.training.plan import Plan
+from service.training.prepare import build, step_for
+from service.training.step import Step
 
 
 @dataclasses.dataclass
@@ -86,7 +88,7 @@ def fit(
     source = weights.with_class_weight(source, class_weight)
     step = _ready(model, group, council, source, held_out)
     seed = stage.seed if stage else _seed(council)
-    plan = loop.Plan(source, batch_size, seed, shuffle)
+    plan = Plan(source, batch_size, seed, shuffle)
     stateful = _stateful(callbacks, stage)
     listed = _callback_list(model, stateful, verbose, council, epochs, plan.steps, lines=True)
     validate = _validation(model, group, held_out, validation_batch_size or batch_size, validation_freq, listed)
@@ -115,7 +117,7 @@ def evaluate(
     group, council = _surroundings(model)
     source = Arrays(x, y, sample_weight)
     step = _ready(model, group, council, source, None)
-    plan = loop.Plan(source, _batch_size(batch_size))
+    plan = Plan(source, _batch_size(batch_size))
     listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps)
     logs = keras_seams.pythonify(loop.test(step, plan, listed, steps))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
@@ -136,7 +138,7 @@ def predict(
     group, council = _surroundings(model)
     source = Arrays(x)
     step = _ready(model, group, council, source, None, training=False)
-    plan = loop.Plan(source, _batch_size(batch_size))
+    plan = Plan(source, _batch_size(batch_size))
     listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps)
     return loop.predict(step, plan, listed, steps)
 
@@ -162,7 +164,7 @@ def _on_batch(model: Any, source: Arrays, return_dict: bool, act: Callable[[Step
     build(model, source.like)
     step = step_for(model, group, source.like)
     model.reset_metrics()
-    (batch,) = loop.Plan(source, source.size).batches(group)
+    (batch,) = Plan(source, source.size).batches(group)
     logs = keras_seams.pythonify(step.logs(act(step, batch)))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
 
@@ -218,7 +220,7 @@ def _validation(
 ) -> Callable[[int], dict[str, float]]:
     if held_out is None:
         return lambda epoch: {}
-    plan = loop.Plan(held_out, batch_size)
+    plan = Plan(held_out, batch_size)
     step = step_for(model, group, held_out.like)
 
     def validate(epoch: int) -> dict[str, float]:

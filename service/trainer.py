@@ -17,6 +17,7 @@ from service.run import Run
 from service.storage import urls
 from service.storage.store import Store
 
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What a run left.
@@ -135,10 +136,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
     from service import worker
     from service.cluster.console import RemoteOutput
 
-    if not isinstance(config["job"], str):
-        job = config["job"]
-    else:
-        job = reference.resolve(config["job"])
+    job = reference.resolve(config["job"]) if isinstance(config["job"], str) else config["job"]
     output = None
     if ray.train.get_context().get_world_rank() == 0:
         output = sys.stdout = RemoteOutput(config["relay"], config["is_terminal"])

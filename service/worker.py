@@ -42,14 +42,14 @@ class Worker:
             return open(os.devnull, mode.replace("x", "w"))
         return fsspec.open(self._attempt.store.url_of(path), mode, auto_mkdir=True).open()
 
-    def fit(self, model: Any, *args: Any, epochs: int = 1, **kwargs: Any) -> "keras.callbacks.History":
+    def fit(self, model: Any, *args: Any, **kwargs: Any) -> "keras.callbacks.History":
         """Trains as `service.fit`, with the run's checkpoints, resume, history and logs.
 
         Each call is a stage, numbered from 1. A stage that finished in an earlier attempt is not
         trained again: the model gets what it left, and its history is returned.
         Collective: every worker calls this.
         """
-        return self._attempt.fit(model, *args, epochs=epochs, **kwargs)
+        return self._attempt.fit(model, *args, **kwargs)
 
     def evaluate(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """As `service.evaluate`. Collective: every worker calls this."""

@@ -40,7 +40,9 @@ def joined(run: Run) -> Iterator[None]:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level="ERROR")
         else:
-            ray.init(address="local", num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR", configure_logging=False)
+            ray.init(
+                address="local", num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR", configure_logging=False
+            )
         is_ours = True
     try:
         if not _can_grow():

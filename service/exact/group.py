@@ -31,14 +31,33 @@ class Rows(NamedTuple):
 
 
 class Group:
-    """One replica alone: nothing to sum, every row its own."""
+    """One replica alone: nothing to sum, every row its own.
+
+    Attributes:
+        size: how many replicas take a step together.
+        has_peers: whether other processes decide too, so that one's wish to stop must be heard by all.
+    """
 
     size = 1
+    has_peers = False
+
+    def run(self, function: Any, *args: Any) -> Any:
+        """Runs `function` as this worker's replicas; its result is the same on all of them, so one stands for it."""
+        return function(*args)
 
     @property
     def index(self) -> Any:
         """Which replica this is, from 0."""
         return 0
+
+    def own_rows(self, flat: list[Any], numbers: Any) -> tuple[list[Any], Rows]:
+        """Returns this replica's rows of the tensors, and which ones those are.
+
+        Args:
+            flat: what the worker feeds the step; its own rows already, except for `ScopeGroup`.
+            numbers: [n] int32: the first row, how many, and rows of the global batch, then others.
+        """
+        return flat, Rows(numbers[0], numbers[1], numbers[2])
 
     def sum(self, tensors: Sequence[Any]) -> list[Any]:
         """Returns each tensor summed over all replicas, in one fused collective.
@@ -106,6 +125,8 @@ class Group:
 class PlainGroup(Group):
     """Worker processes with plain variables: the strategy only sums."""
 
+    has_peers = True
+
     def __init__(self, strategy: PlainStrategy) -> None:
         self.strategy = strategy
         self.size = strategy.num_replicas_in_sync
@@ -124,15 +145,26 @@ class PlainGroup(Group):
 
 
 class ScopeGroup(Group):
-    """The replicas of a strategy that holds the variables; used inside `strategy.run`."""
+    """The replicas of a strategy that holds the variables; they act inside `strategy.run`."""
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.strategy = strategy
         self.size = strategy.num_replicas_in_sync
 
+    def run(self, function: Any, *args: Any) -> Any:
+        results = self.strategy.run(function, args=args)
+        return tf.nest.map_structure(lambda value: self.strategy.experimental_local_results(value)[0], results)
+
     @property
     def index(self) -> Any:
         return tf.distribute.get_replica_context().replica_id_in_sync_group
+
+    def own_rows(self, flat: list[Any], numbers: Any) -> tuple[list[Any], Rows]:
+        """Cuts the whole batch, which is what every worker feeds: one step serves several replicas."""
+        index, total = tf.cast(self.index, tf.int32), numbers[2]
+        start = index * total // self.size
+        rows = Rows(start, (index + 1) * total // self.size - start, total)
+        return [t[start : start + tf.maximum(rows.count, 1)] for t in flat], rows
 
     def _all_reduce(self, vector: Any) -> Any:
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(vector))
@@ -147,6 +179,7 @@ class Replica:
         weight_sums: [] floating sums over the global batch, by the id of the weight tensor given to the step.
         output_losses: each output's loss as this replica's part of it, in the order they are computed.
         added_losses: what layers gave to add_loss, with the layer.
+        assumptions: where a number for a batch was taken for the mean over its rows, which the first step checks.
     """
 
     def __init__(self, group: Group, rows: Rows, weight_sums: dict[int, Any] | None = None) -> None:
@@ -155,6 +188,7 @@ class Replica:
         self.weight_sums = weight_sums or {}
         self.output_losses: list[Any] = []
         self.added_losses: list[tuple[Any, Any]] = []
+        self.assumptions: list[str] = []
 
     @property
     def is_alone(self) -> bool:
@@ -188,27 +222,28 @@ class Replica:
         shape = tf.concat([[self.rows.total], tf.shape(tensor)[1:]], 0)
         return tf.ensure_shape(tf.scatter_nd(places, self.own(tensor), shape), [None, *tensor.shape[1:]])
 
-    def whole(self, tensor: Any) -> Any:
-        """Returns [total, ...], the rows of all replicas; the gradient goes to this replica's own rows.
+    def whole(self, tensors: Sequence[Any]) -> list[Any]:
+        """Returns each tensor [total, ...] with the rows of all replicas; the gradient goes to this replica's own rows.
 
         For a computation that every replica then does alike on the whole batch: its
         gradient by the rows of replica r is what replica r contributes to the sum.
         Collective: every replica calls this.
         """
         if self.is_alone:
-            return tensor
+            return list(tensors)
+
+        def own_rows(upstream: Any, part: Any) -> Any:
+            mine = upstream[self.rows.start : self.rows.start + self.rows.count]
+            return tf.pad(mine, [[0, tf.shape(part)[0] - self.rows.count]] + [[0, 0]] * (part.shape.rank - 1))
 
         @tf.custom_gradient
-        def gathered(part: Any) -> Any:
-            def own_rows(upstream: Any) -> Any:
-                mine = upstream[self.rows.start : self.rows.start + self.rows.count]
-                return tf.pad(mine, [[0, tf.shape(part)[0] - self.rows.count]] + [[0, 0]] * (part.shape.rank - 1))
+        def gathered(*parts: Any) -> Any:
+            def back(*upstream: Any) -> list[Any]:
+                return [own_rows(up, p) if p.dtype.is_floating else None for up, p in zip(upstream, parts, strict=True)]
 
-            return self.group.sum([self.placed_rows(part)])[0], own_rows
+            return tuple(self.group.sum([self.placed_rows(part) for part in parts])), back
 
-        if not tensor.dtype.is_floating:
-            return self.group.sum([self.placed_rows(tensor)])[0]
-        return gathered(tensor)
+        return list(gathered(*tensors))
 
 
 @functools.lru_cache(maxsize=8)

@@ -39,8 +39,7 @@ def _call(original: Any, replica: Replica, loss: Any, y_true: Any, y_pred: Any, 
     try:
         return original(loss, y_true, y_pred, sample_weight)
     except _OneNumber:
-        whole = _whole_rows(replica)
-        gathered = [None if t is None else keras.tree.map_structure(whole, t) for t in (y_true, y_pred, sample_weight)]
+        gathered = _whole_rows(replica, (y_true, y_pred, sample_weight))
         alone = Replica(Group(), Rows(0, replica.rows.total, replica.rows.total))
         with acting(alone):
             value = original(loss, *gathered)
@@ -111,6 +110,7 @@ def _added(original: Any, replica: Replica, model: Any, loss: Any) -> Any:
         loss = tf.cast(loss, keras.config.floatx())
     if replica.leads(loss):
         return tf.reduce_sum(replica.own(loss))
+    replica.assumptions += [f'add_loss in the layer "{owner.name}"' for owner, t in replica.added_losses if t is loss]
     return replica.if_busy(tf.reduce_sum(loss)) * replica.share(loss.dtype)
 
 
@@ -145,16 +145,16 @@ def _entries_a_row(values: Any) -> Any:
     return tf.cast(tf.reduce_prod(tf.shape(values)[1:]), values.dtype)
 
 
-def _whole_rows(replica: Replica) -> Any:
-    def whole(tensor: Any) -> Any:
-        tensor = tf.convert_to_tensor(tensor)
-        gathered = replica.whole(tensor)
-        mask = keras.src.backend.get_keras_mask(tensor)
-        if mask is not None:
-            keras.src.backend.set_keras_mask(gathered, tf.cast(replica.whole(tf.cast(mask, tf.int32)), "bool"))
-        return gathered
-
-    return whole
+def _whole_rows(replica: Replica, nested: Any) -> Any:
+    """Returns the whole batch's tensors, with their masks, in one collective."""
+    leaves = [None if t is None else tf.convert_to_tensor(t) for t in keras.tree.flatten(nested)]
+    there = [t for t in leaves if t is not None]
+    masks = {i: mask for i, t in enumerate(there) if (mask := keras.src.backend.get_keras_mask(t)) is not None}
+    gathered = replica.whole([*there, *(tf.cast(mask, there[0].dtype) for mask in masks.values())])
+    for place, mask in zip(masks, gathered[len(there) :], strict=True):
+        keras.src.backend.set_keras_mask(gathered[place], tf.cast(mask, "bool"))
+    remaining = iter(gathered)
+    return keras.tree.pack_sequence_as(nested, [None if t is None else next(remaining) for t in leaves])
 
 
 def _counted_once(replica: Replica, value: Any) -> Any:

@@ -41,7 +41,7 @@ class StepMetrics:
 
     def before(self) -> list[Any]:
         """Returns the state that the forward pass writes to with one replica's numbers."""
-        return [variable.value for metric in self._output_trackers() for variable in metric.variables]
+        return [tf.identity(variable.value) for metric in self._output_trackers() for variable in metric.variables]
 
     def contributions(self, replica: Replica, y: Any, y_pred: Any, sample_weight: Any) -> list[Any]:
         """Returns tensors whose sums over the replicas `finish` takes."""

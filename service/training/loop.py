@@ -1,48 +1,17 @@
 """The epochs and batches of a run, with Keras's moments in Keras's order."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
 from service.cluster.consensus import Council
-from service.data.batches import Shuffle, cut, epoch_order
-from service.data.sources import Arrays
 from service.errors import WorkersDiffer
-from service.exact.group import Group, ScopeGroup
+from service.training.first_step import FirstStep
+from service.training.plan import Plan
 from service.training.step import Step
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How the rows of a source become global batches."""
-
-    source: Arrays
-    batch_size: int
-    seed: int = 0
-    shuffle: Shuffle = False
-
-    @property
-    def steps(self) -> int:
-        """Returns how many global batches an epoch has; the last one may be smaller."""
-        return -(-self.source.size // self.batch_size)
-
-    def batches(self, group: Group, epoch: int = 0, first: int = 0) -> Iterator[tuple[Any, Any, Any]]:
-        """Yields (flat rows, [start, count, total, 0], weight sums) of this replica for each global batch from `first` on."""
-        order = epoch_order(self.source.size, self.seed, epoch, self.shuffle, self.batch_size) if self.shuffle else None
-        replicas, replica = (1, 0) if isinstance(group, ScopeGroup) else (group.size, group.index)
-        for begin in range(first * self.batch_size, self.source.size, self.batch_size):
-            end = min(begin + self.batch_size, self.source.size)
-            first_row, count = cut(end - begin, replicas, replica)
-            mine = slice(begin + first_row, begin + first_row + max(count, 1))
-            batch = slice(begin, end)
-            numbers = np.array([first_row, count, end - begin, 0], np.int32)
-            if order is None:
-                yield self.source.rows(mine), numbers, self.source.weight_sums(batch)
-            else:
-                yield self.source.rows(order[mine]), numbers, self.source.weight_sums(order[batch])
 
 
 @dataclasses.dataclass
@@ -99,13 +68,16 @@ def _train_epoch(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList
     logs: dict[str, float] = {}
     for batch, (rows, numbers, weight_sums) in enumerate(plan.batches(step.group, epoch)):
         stop = bool(model.stop_training)
-        if stop and not step.has_peers:
+        if stop and not step.group.has_peers:
             break
         numbers[3] = stop  # the others hear of it in this step, and none of them takes it
         if not stop:
             callbacks.on_train_batch_begin(batch)
-        vector, control = step.train(rows, numbers, weight_sums)
-        if step.has_peers and _is_stopped(control.numpy()):
+        first = FirstStep(step) if not step.is_checked else None
+        vector, control, loss = step.train(rows, numbers, weight_sums)
+        if first is not None:
+            first.compare(*plan.whole(epoch, batch), loss)
+        if step.group.has_peers and _is_stopped(control.numpy()):
             model.stop_training = True
             break
         logs = step.logs(vector)

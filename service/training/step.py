@@ -1,21 +1,24 @@
 """One global batch: forward, backward, one fused sum over the replicas, update."""
 
-import weakref
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from service.exact import gradients, keras_seams, losses, noise, normalization
-from service.exact.group import Group, Replica, Rows, ScopeGroup, acting
+from service.exact.group import Group, Replica, ScopeGroup, acting
 from service.exact.metrics import StepMetrics
-
-_STEPS: "weakref.WeakKeyDictionary[Any, dict[Any, Step]]" = weakref.WeakKeyDictionary()
 
 
 class Step:
     """The compiled steps of one model on one group of replicas, for data of one structure.
+
+    Attributes:
+        train: takes a step; gives the metrics, what the workers told each other, the batch's loss.
+        test: gives the metrics.
+        predict: gives the outputs of the whole batch.
+        assumptions: what the loss was taken for without knowing, see `training.first_step`.
+        is_checked: whether that was compared with one device's loss.
 
     Every function takes flat tensors of the replica's rows [b, ...] (of the whole batch
     where a strategy's scope holds the variables), `numbers` [4] int32 (start, count, total,
@@ -27,6 +30,8 @@ class Step:
         self._structure = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, like)
         self._metrics = StepMetrics(model)
         self._names: list[str] = []
+        self.assumptions: list[str] = []
+        self.is_checked = group.size == 1
         if isinstance(group, ScopeGroup) and model.optimizer is not None:
             gradients.let_optimizer_apply(model.optimizer)
         for seams in (losses, noise, normalization):
@@ -37,11 +42,6 @@ class Step:
         self.train = self._compiled(self._train, signature)
         self.test = self._compiled(self._test, signature)
         self.predict = self._compiled(self._predict, signature)
-
-    @property
-    def has_peers(self) -> bool:
-        """Whether other processes decide too, so that a worker's wish to stop must be heard by all."""
-        return self.group.size > 1 and not isinstance(self.group, ScopeGroup)
 
     def logs(self, results: Any) -> dict[str, Any]:
         """Returns the values that `train` or `test` gave by name: floats, or arrays where a metric gives several."""
@@ -57,7 +57,7 @@ class Step:
     def _train(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         undo = [(v, v.value.read_value()) for v in self._moved_by_forward()]
         before = self._metrics.before()
-        loss, outputs, metrics, control = self._on_replicas(self._train_replica, flat, numbers, weight_sums)
+        loss, outputs, metrics, control = self.group.run(self._train_replica, flat, numbers, weight_sums)
 
         def take_back() -> None:
             for variable, value in undo:
@@ -67,16 +67,17 @@ class Step:
             self._metrics.finish(before, numbers[2], loss, outputs, metrics)
 
         self._unless_stopped(control, finish, take_back)
-        return self._results(), control
+        return self._results(), control, loss
 
     def _train_replica(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         (x, y, sample_weight), replica = self._replica(flat, numbers, weight_sums)
         model, optimizer = self.model, self.model.optimizer
         with acting(replica), tf.GradientTape() as tape:
-            y_pred = self._call(x, training=True)
+            y_pred = self.call(x, training=True)
             loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
             scaled = optimizer.scale_loss(loss)
         variables = model.trainable_variables
+        self.assumptions = replica.assumptions
         local = gradients.of(tape, scaled, variables)
         parts = gradients.parts(replica, local)
         metrics = self._metrics.contributions(replica, y, y_pred, sample_weight)
@@ -88,69 +89,61 @@ class Step:
 
     def _test(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         before = self._metrics.before()
-        loss, outputs, metrics = self._on_replicas(self._test_replica, flat, numbers, weight_sums)
+        loss, outputs, metrics = self.group.run(self._test_replica, flat, numbers, weight_sums)
         self._metrics.finish(before, numbers[2], loss, outputs, metrics)
         return self._results()
 
     def _test_replica(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         (x, y, sample_weight), replica = self._replica(flat, numbers, weight_sums)
         with acting(replica):
-            y_pred = self._call(x, training=False)
+            y_pred = self.call(x, training=False)
             loss = self.model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
         metrics = self._metrics.contributions(replica, y, y_pred, sample_weight)
         return self.group.sum_nested((loss, replica.output_losses, metrics))
 
     def _predict(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
-        return self._on_replicas(self._predict_replica, flat, numbers, weight_sums)
+        return self.group.run(self._predict_replica, flat, numbers, weight_sums)
 
     def _predict_replica(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         (x, _, _), replica = self._replica(flat, numbers, weight_sums)
         with acting(replica):
-            outputs = self._call(x, training=False)
+            outputs = self.call(x, training=False)
         return self.group.sum_nested(keras.tree.map_structure(lambda t: replica.placed_rows(tf.convert_to_tensor(t)), outputs))
 
-    def _call(self, x: Any, training: bool) -> Any:
+    def call(self, x: Any, training: bool) -> Any:
+        """Returns the model's outputs, as Keras calls it."""
         return self.model(x, training=training) if self.model._call_has_training_arg else self.model(x)
 
     def _replica(self, flat: Any, numbers: Any, weight_sums: Any) -> tuple[Any, Replica]:
         """Returns (x, y, sample_weight) of this replica's rows, and the replica."""
-        rows = Rows(numbers[0], numbers[1], numbers[2])
-        if isinstance(self.group, ScopeGroup):
-            index, size, total = tf.cast(self.group.index, tf.int32), self.group.size, numbers[2]
-            start = index * total // size
-            rows = Rows(start, (index + 1) * total // size - start, total)
-            flat = [t[start : start + tf.maximum(rows.count, 1)] for t in flat]
-        remaining = iter(flat)
-        leaves = [None if leaf is None else next(remaining) for leaf in keras.tree.flatten(self._structure)]
-        data = keras.tree.pack_sequence_as(self._structure, leaves)
+        flat, rows = self.group.own_rows(flat, numbers)
+        data = self.packed(flat)
         weights = [t for t in keras.tree.flatten(data[2]) if t is not None]
         return data, Replica(self.group, rows, {id(t): weight_sums[i] for i, t in enumerate(weights)})
 
-    def _on_replicas(self, function: Any, *args: Any) -> Any:
-        """Runs `function` as each local replica; the sums in its result are the same on all, so one stands for them."""
-        if not isinstance(self.group, ScopeGroup):
-            return function(*args)
-        strategy = self.group.strategy
-        results = strategy.run(function, args=args)
-        return keras.tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], results)
+    def packed(self, flat: Any) -> Any:
+        """Returns flat tensors as (x, y, sample_weight), nested as the author's data."""
+        remaining = iter(flat)
+        leaves = [None if leaf is None else next(remaining) for leaf in keras.tree.flatten(self._structure)]
+        return keras.tree.pack_sequence_as(self._structure, leaves)
 
     def _unless_stopped(self, control: Any, act: Any, otherwise: Any) -> None:
         """Acts, except where a worker wished to stop before this step: then no worker takes it."""
-        if self.has_peers:
+        if self.group.has_peers:
             tf.cond(control[0] > 0, otherwise, act)
         else:
             act()
 
     def _control(self, numbers: Any) -> Any:
         """Returns [1 + replicas]: the wishes to stop, and each worker's learning rate at its place."""
-        if not self.has_peers:
+        if not self.group.has_peers:
             return tf.zeros([1], keras.config.floatx())
         rate = tf.cast(self.model.optimizer.learning_rate, keras.config.floatx())
         return tf.concat([[tf.cast(numbers[3], rate.dtype)], self.group.placed(rate)], 0)
 
     def _moved_by_forward(self) -> list[Any]:
         """Returns the variables that the forward pass itself moves: statistics and the states of noise."""
-        if not self.has_peers:
+        if not self.group.has_peers:
             return []
         return [*self.model.non_trainable_variables, keras_seams.global_seed_generator().state]
 
@@ -161,24 +154,3 @@ class Step:
         self._names = list(scalars)
         vector = tf.stack([tf.cast(value, keras.config.floatx()) for value in scalars.values()])
         return vector, {name: value for name, value in results.items() if name not in scalars}
-
-
-def step_for(model: Any, group: Group, like: Any) -> Step:
-    """Returns the model's step for data like (x, y, sample_weight), compiled once until `compile` is called again."""
-    keep = _STEPS.setdefault(model, {})
-    spec = keras.tree.map_structure(lambda t: None if t is None else (tuple(t.shape[1:]), str(t.dtype)), like)
-    trained = tuple(id(v) for v in model.trainable_variables) if model.built else ()
-    key = (id(model._loss_tracker), id(model.optimizer), id(group), repr(spec), trained)
-    if key not in keep:
-        keep[key] = Step(model, group, like)
-    return keep[key]
-
-
-def build(model: Any, like: Any) -> None:
-    """Builds what of the model, its losses, metrics and optimizer is not built yet, from arrays like the data."""
-    batch = keras.tree.map_structure(lambda t: None if t is None else np.empty((1, *t.shape[1:]), t.dtype), like)
-    symbolic = keras.tree.map_structure(
-        lambda t: None if t is None else keras.KerasTensor((None, *t.shape[1:]), str(t.dtype)), batch
-    )
-    with model.distribute_strategy.scope():
-        model._symbolic_build(data_batch=symbolic)

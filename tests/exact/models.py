@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from jobs import digits_classifier, digits_vae
+
 
 class Case(NamedTuple):
     """A compiled model and what fit is called with."""
@@ -41,8 +43,8 @@ def dense() -> Case:
 
 def cnn() -> Case:
     """Convolution, max pooling, dropout and BatchNormalization: kernels that crash on an empty batch."""
-    x = np.random.RandomState(0).randn(22, 8, 8, 1) * 3.0 + 5.0
-    y = np.random.RandomState(1).randint(0, 4, 22)
+    x = np.random.RandomState(0).randn(26, 8, 8, 1) * 3.0 + 5.0
+    y = np.random.RandomState(1).randint(0, 4, 26)
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -61,7 +63,7 @@ def cnn() -> Case:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    return Case(model, dict(x=x, y=y, sample_weight=uneven_weights(22), batch_size=7, epochs=3, validation_split=0.15))
+    return Case(model, dict(x=x, y=y, sample_weight=uneven_weights(26), batch_size=7, epochs=3, validation_split=0.15))
 
 
 class Sample(layers.Layer):
@@ -145,4 +147,41 @@ def masked() -> Case:
     return Case(model, dict(x=ids, y=random.randn(13, 6, 1), sample_weight=random.rand(13, 6), batch_size=6, epochs=2))
 
 
-CASES = {function.__name__: function for function in (dense, cnn, noisy, two_outputs, masked)}
+def added_rows() -> Case:
+    """A layer that adds one loss a row, which Keras sums."""
+
+    class Energy(layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            self.add_loss(ops.mean(ops.square(inputs), axis=-1))
+            return inputs
+
+    x = np.random.RandomState(0).randn(25, 4)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), Energy()])
+    model.compile(keras.optimizers.SGD(0.01), loss=None)
+    return Case(model, dict(x=x, batch_size=8, epochs=2))
+
+
+def vae_layer() -> Case:
+    """The main job's model, its loss in a layer."""
+    options = digits_vae.Options(hidden=16, latent=3)
+    return Case(digits_vae.build(options, 7), dict(x=digits_vae.digits()[:65], batch_size=32, epochs=3))
+
+
+def vae_function() -> Case:
+    """The main job's model, its loss a function."""
+    options = digits_vae.Options(hidden=16, latent=3, loss="function")
+    x = digits_vae.digits()[:65]
+    return Case(digits_vae.build(options, 7), dict(x=x, y=x, batch_size=32, epochs=3))
+
+
+def classifier() -> Case:
+    """The second job's model, with its weights, loss and metric."""
+    x, y, weights = digits_classifier.imbalanced_digits(digits_classifier.Options().kept)
+    model = digits_classifier.build(digits_classifier.Options(), 7)
+    return Case(model, dict(x=x[:81], y=y[:81], sample_weight=weights[:81], batch_size=16, epochs=2, validation_split=0.2))
+
+
+CASES = [
+    f"{__name__}:{f.__name__}"
+    for f in (dense, cnn, noisy, two_outputs, masked, added_rows, vae_layer, vae_function, classifier)
+]

@@ -12,6 +12,8 @@ import service
 from service.cluster import strategy
 from service.cluster.consensus import Council
 
+DATA = ("x", "y", "sample_weight")
+
 
 class Difference(NamedTuple):
     """The largest differences of ours from stock Keras, each over max(1, largest entry)."""
@@ -37,12 +39,11 @@ def made(name: str) -> Any:
 
 
 def stock(name: str, ulp: bool = False, **changes: Any) -> Trained:
-    """Stock Keras on one device, without shuffling; with `ulp` the inputs are moved by one unit in the last place."""
+    """Stock Keras on one device, without shuffling; with `ulp` its data are moved by one unit in the last place."""
     case = made(name)
     arguments = {**case.arguments, **changes}
     if ulp:
-        move = lambda a: np.nextafter(a.astype(keras.config.floatx()), np.inf) if a.dtype.kind == "f" else a  # noqa: E731
-        arguments["x"] = keras.tree.map_structure(move, arguments["x"])
+        arguments |= {key: keras.tree.map_structure(_moved, arguments[key]) for key in DATA if key in arguments}
     history = case.model.fit(**arguments, shuffle=False, verbose=0).history
     return _trained(case.model, history, case.model.predict(case.arguments["x"], batch_size=arguments["batch_size"], verbose=0))
 
@@ -73,8 +74,35 @@ def difference(one: Trained, other: Trained) -> Difference:
 def compare(name: str, kind: str = "workers", changes: dict[str, Any] | None = None) -> Difference | None:
     """Returns the difference from stock Keras on the chief. Collective: every worker calls this."""
     result = ours(name, mirrored() if kind == "replicas" else None, **(changes or {}))
-    is_chief = Council(strategy.connected()).index == 0
-    return difference(stock(name, **(changes or {})), result) if is_chief else None
+    return difference(stock(name, **(changes or {})), result) if _is_chief() else None
+
+
+def one_sgd_step(name: str) -> float | None:
+    """Returns the largest difference of the weights after one step of SGD. Collective: every worker calls this."""
+    first = dict(epochs=1, validation_split=0.0)
+
+    def trained(fit: Any, case: Any) -> list[np.ndarray]:
+        case.model.optimizer = keras.optimizers.SGD(0.05)
+        size = case.arguments["batch_size"]
+        given = {key: case.arguments[key] for key in DATA if key in case.arguments}
+        rows = keras.tree.map_structure(lambda array: array[:size], given)
+        fit(case.model, **rows, **first, batch_size=size, shuffle=False, verbose=0)
+        return [keras.ops.convert_to_numpy(v) for v in case.model.variables]
+
+    result = trained(service.fit, made(name))
+    return _largest(trained(keras.Model.fit, made(name)), result) if _is_chief() else None
+
+
+def strays(name: str) -> tuple[float, float] | None:
+    """Returns how far our weights are from stock Keras's, and stock Keras's from its own with moved inputs.
+
+    Collective: every worker calls this.
+    """
+    result = ours(name)
+    if not _is_chief():
+        return None
+    oracle = stock(name)
+    return _largest(oracle.weights, result.weights), _largest(oracle.weights, stock(name, ulp=True).weights)
 
 
 _STRATEGIES: list[Any] = []
@@ -85,6 +113,14 @@ def mirrored() -> Any:
     if not _STRATEGIES:
         _STRATEGIES.append(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
     return _STRATEGIES[0]
+
+
+def _moved(array: np.ndarray) -> np.ndarray:
+    return np.nextafter(array.astype(keras.config.floatx()), np.inf) if array.dtype.kind == "f" else array
+
+
+def _is_chief() -> bool:
+    return Council(strategy.connected()).index == 0
 
 
 def _trained(model: Any, history: dict[str, list[float]], predictions: Any) -> Trained:

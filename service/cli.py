@@ -1,0 +1,172 @@
+"""The command line.
+
+    python -m service runs gs://bucket/runs
+    python -m service show gs://bucket/runs/vae-1 --json
+    python -m service verify runs/vae-1
+
+What is read is only the run's storage: neither TensorFlow, Keras nor Ray is imported,
+so that a laptop can look into the run of a cluster.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from service.errors import RunInvalid, ServiceError, did_you_mean
+
+
+class _Command(NamedTuple):
+    """One subcommand.
+
+    Attributes:
+        word: what its one argument stands for.
+        expected: what to write for it.
+        does: the line of the help.
+        run: carries it out and returns the exit code.
+    """
+
+    word: str
+    expected: str
+    does: str
+    run: Callable[[str, bool, Callable[[], float]], int]
+
+
+def main(argv: Sequence[str] | None = None, clock: Callable[[], float] = time.time) -> int:
+    """Does what the words say, and prints it.
+
+    Args:
+        argv: the words after the command; None takes this process's.
+        clock: seconds since 1970, for the ages that are shown.
+
+    Returns:
+        The exit code: 0, 1 for a problem, 2 for a wrong word, 130 for Ctrl-C.
+    """
+    words = sys.argv[1:] if argv is None else [*argv]
+    try:
+        name, url, as_json = _parse(words)
+    except SystemExit as stop:  # what is wrong, or the help, is printed
+        return int(stop.code or 0)
+    try:
+        code = _COMMANDS[name].run(url, as_json, clock)
+        sys.stdout.flush()
+        return code
+    except ServiceError as error:
+        print(f"{_program()} {name}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, RunInvalid) else 1
+    except BrokenPipeError:
+        # The reader, such as head, has had enough. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _runs(url: str, as_json: bool, clock: Callable[[], float]) -> int:
+    from service import cli_runs, cli_text
+
+    found = cli_runs.summaries(cli_runs.connect(url), clock())
+    _print_json(found) if as_json else print(cli_text.runs(found, url))
+    return 0
+
+
+def _show(url: str, as_json: bool, clock: Callable[[], float]) -> int:
+    from service import cli_runs, cli_text
+
+    about = cli_runs.about(cli_runs.run_at(url), clock())
+    _print_json(about) if as_json else print(cli_text.run(about))
+    return 0
+
+
+def _verify(url: str, as_json: bool, clock: Callable[[], float]) -> int:
+    from service import cli_runs, cli_text, cli_verify
+
+    store, checks = cli_runs.run_at(url), []
+    for check in cli_verify.checks(store):
+        checks.append(check)
+        if not as_json:
+            print(cli_text.check(check), flush=True)  # each as it is known: a large run takes long
+    is_whole = not any(check["problems"] for check in checks)
+    _print_json({"url": store.url, "whole": is_whole, "checks": checks}) if as_json else print(cli_text.verdict(checks))
+    return 0 if is_whole else 1
+
+
+_A_RUN = "a run's folder, such as runs/vae-1 or gs://bucket/runs/vae-1"
+_COMMANDS = {
+    "runs": _Command(
+        "URL", "a storage, such as runs or gs://bucket/runs", "the runs under a storage's URL, one line each", _runs
+    ),
+    "show": _Command("RUN", _A_RUN, "one run: its record, attempts, checkpoints, stages and result", _show),
+    "verify": _Command("RUN", _A_RUN, "reads every byte of a run back; exits with 1 if anything is wrong with it", _verify),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose refusals all end with where to read more."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nHelp: {self.prog} --help\n")
+
+
+def _parse(words: list[str]) -> tuple[str, str, bool]:
+    """Returns the subcommand, its URL and whether JSON is wanted; exits where a word is wrong."""
+    commands = "\n".join(f"  {name:8}{command.word:5}{command.does}" for name, command in _COMMANDS.items())
+    usage = f"{_program()} {{{','.join(_COMMANDS)}}} ... [--json]"
+    top = _Parser(
+        prog=_program(),
+        usage=usage,
+        description=f"Looks into the runs of SameStep.\n\n{commands}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if not words or words[0] in ("-h", "--help"):
+        top.print_help(sys.stdout if words else sys.stderr)
+        top.exit(0 if words else 2)
+    name, *rest = words
+    if name.startswith("-"):
+        top.error(f'"{name}" stands before the command. Write the command first: {", ".join(_COMMANDS)}.')
+    if name not in _COMMANDS:
+        top.error(f'there is no command "{name}". {did_you_mean(name, _COMMANDS)}')
+    return name, *_parse_rest(name, rest)
+
+
+def _parse_rest(name: str, words: list[str]) -> tuple[str, bool]:
+    command = _COMMANDS[name]
+    parser = _Parser(prog=f"{_program()} {name}", description=f"{name}: {command.does}.", allow_abbrev=False)
+    parser.usage = f"%(prog)s {command.word} [--json]"
+    # Any number is taken here, so that the message below can say what was given.
+    parser.add_argument("words", nargs="*", metavar=command.word, help=command.expected)
+    parser.add_argument("--json", action="store_true", help="print JSON for other programs")
+    parsed, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        if word.startswith("-"):
+            option = word.partition("=")[0]
+            parser.error(f'there is no option "{option}". {did_you_mean(option, parser._option_string_actions)}')
+    given = [*parsed.words, *unknown]
+    if len(given) != 1:
+        shown = f"given {' '.join(given)}" if given else "none was given"
+        parser.error(f"expected one {command.word}, {command.expected}; {shown}.")
+    return given[0], parsed.json
+
+
+def _program() -> str:
+    """Returns how this command was called."""
+    return "samestep" if os.path.basename(sys.argv[0]).startswith("samestep") else "python -m service"
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(_strict(value), indent=1, allow_nan=False))
+
+
+def _strict(value: Any) -> Any:
+    """Returns a value that strict JSON can hold; a number that is none becomes text, as in protobuf's JSON."""
+    if isinstance(value, dict):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

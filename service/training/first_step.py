@@ -1,0 +1,79 @@
+"""The first step on several replicas is compared with one device's."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from service.errors import NotExact
+from service.exact.group import Group, Replica, Rows, acting
+from service.training.step import Step
+
+# Between two orders of adding the same numbers.
+_TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
+_HALF_PRECISION = 2e-2
+
+
+class FirstStep:
+    """Holds the variables as they are before the first step, to compute its loss again as one device would.
+
+    A layer that gives add_loss one number for a batch, or a model with a compute_loss of its
+    own, does not say what that number is of the rows. It is taken for their mean. Where that is
+    wrong the two losses differ, and the run stops before it has trained anything wrong.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._state = [(v, tf.identity(v.value)) for v in step.model.variables]
+
+    def compare(self, flat: list[np.ndarray], weight_sums: np.ndarray, loss: Any) -> None:
+        """Compares the step's loss with one device's on the whole batch, if the step had to assume anything.
+
+        Raises:
+            NotExact: naming where the number comes from, and what to write instead.
+        """
+        self._step.is_checked = True
+        assumptions = [*_own_code(self._step.model), *self._step.assumptions]
+        if not assumptions:
+            return
+        signature = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in flat]
+        variables, values = zip(*self._state, strict=True)
+
+        @tf.function(autograph=False)
+        def whole(rows: Any, sums: Any, held: Any) -> Any:
+            return self._whole_loss(rows, sums, list(zip(variables, held, strict=True)))
+
+        specs = [tf.TensorSpec(v.shape, v.dtype) for v in values]
+        expected = whole.get_concrete_function(signature, tf.TensorSpec(weight_sums.shape, weight_sums.dtype), specs)
+        alone, together = (
+            float(tf.reduce_sum(expected([*map(tf.constant, flat)], tf.constant(weight_sums), [*values]))),
+            float(loss),
+        )
+        tolerance = _TOLERANCES.get(self._step.model.compute_dtype, _HALF_PRECISION)
+        if abs(alone - together) > tolerance * max(1.0, abs(alone)):
+            raise NotExact(
+                f"The first step's loss is {together:.8g} on {self._step.group.size} replicas and {alone:.8g} on one device. "
+                f"One number for a batch comes from {' and '.join(dict.fromkeys(assumptions))}; it was taken for "
+                "the mean over the batch's rows, and it is not that. Give one value for each row: add_loss sums them, "
+                "and a loss function given to compile divides by the rows."
+            )
+
+    def _whole_loss(self, flat: Any, weight_sums: Any, state: list[tuple[Any, Any]]) -> Any:
+        """Returns [] the loss of one device on a whole batch [B, ...], from the given values of the variables.
+
+        Nothing changes: what the forward pass moves, it moves in a scope that is thrown away.
+        """
+        x, y, sample_weight = self._step.packed(flat)
+        total = tf.shape(flat[0])[0]
+        weights = [t for t in keras.tree.flatten(sample_weight) if t is not None]
+        alone = Replica(Group(), Rows(0, total, total), {id(t): weight_sums[i] for i, t in enumerate(weights)})
+        with acting(alone), keras.StatelessScope(state_mapping=state, collect_losses=True):
+            y_pred = self._step.call(x, training=True)
+            return self._step.model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+
+
+def _own_code(model: Any) -> list[str]:
+    """Returns what of the loss is the author's own code, inside which no seam of this package sees."""
+    own = type(model).compute_loss is not keras.Model.compute_loss
+    return [f"{type(model).__name__}.compute_loss"] if own else []
