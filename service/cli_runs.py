@@ -1,6 +1,7 @@
 """What the storage tells of its runs, as plain values."""
 
 import datetime
+import difflib
 import json
 import os
 from collections.abc import Iterable
@@ -51,7 +52,8 @@ def summaries(store: Store, now: float) -> list[dict[str, Any]]:
     if urls.is_folder(store.url) and not os.path.isdir(store.url):
         parent, name = os.path.split(store.url)
         folders = [name for name in _names(parent) if os.path.isdir(os.path.join(parent, name))]
-        hint = did_you_mean(name, folders) if folders else "Give the storage that the runs were given."
+        close = difflib.get_close_matches(name, folders, n=1)  # all there is would be a list of anything
+        hint = f'Did you mean "{close[0]}"?' if close else "Give the storage that the runs were given."
         raise StorageError(f"there is no folder {store.url}. {hint}")
     names = _runs_among(store.list())
     with ThreadPoolExecutor(_READERS) as readers:

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from service.exact.group import Replica
+from service.exact.replica import Replica
 
 _LOCAL = (
     "_apply_weight_decay",

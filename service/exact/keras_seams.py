@@ -92,7 +92,7 @@ def replace(seam: Seam, replacement: Callable[..., Any]) -> None:
     Without a step in the calling thread the original runs, so an author's own use of
     Keras beside a run is untouched. Replacing twice is replacing once.
     """
-    from service.exact import group
+    from service.exact import replica as replicas
 
     holder: Any = importlib.import_module(seam.module)
     *owners, name = seam.name.split(".")
@@ -104,7 +104,7 @@ def replace(seam: Seam, replacement: Callable[..., Any]) -> None:
 
     @functools.wraps(original)
     def chosen(*args: Any, **kwargs: Any) -> Any:
-        replica = group.current()
+        replica = replicas.current()
         if replica is None:
             return original(*args, **kwargs)
         return replacement(original, replica, *args, **kwargs)

@@ -13,7 +13,8 @@ import tensorflow as tf
 from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 
 from service.exact import keras_seams
-from service.exact.group import Group, Replica, Rows, acting
+from service.exact.group import Group, Rows
+from service.exact.replica import Replica, acting
 
 MEANS = ("mean", "sum_over_batch_size")
 

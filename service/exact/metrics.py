@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from service.errors import NotExact
-from service.exact.group import Replica, acting
+from service.exact.replica import Replica, acting
 
 
 class Update(NamedTuple):

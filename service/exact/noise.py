@@ -13,7 +13,7 @@ from tensorflow.python.framework import tensor_util
 
 from service.errors import NotExact
 from service.exact import keras_seams
-from service.exact.group import Replica
+from service.exact.replica import Replica
 
 PHILOX = 1
 AUTOMATIC = 3  # TensorFlow's own choice, which is Philox on CPUs and GPUs

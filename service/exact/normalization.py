@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from service.exact import keras_seams
-from service.exact.group import Replica
+from service.exact.replica import Replica
 
 
 def install() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from service.errors import NotExact
-from service.exact.group import Group, Replica, Rows, acting
+from service.exact.group import Group, Rows
+from service.exact.replica import Replica, acting
 from service.training.step import Step
 
 # Between two orders of adding the same numbers.

@@ -6,8 +6,9 @@ import keras
 import tensorflow as tf
 
 from service.exact import gradients, keras_seams, losses, noise, normalization
-from service.exact.group import Group, Replica, ScopeGroup, acting
+from service.exact.group import Group, ScopeGroup
 from service.exact.metrics import StepMetrics
+from service.exact.replica import Replica, acting
 
 
 class Step:

@@ -1,0 +1,104 @@
+"""One replica inside one step: the rows it holds, and what it notes of them."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from service.exact.group import Group, Rows
+
+_ACTIVE = threading.local()  # MirroredStrategy traces each replica in a thread of its own
+
+
+class Replica:
+    """One replica inside one step: the group it belongs to and the rows it holds.
+
+    Attributes:
+        group: the replicas that take the step together.
+        rows: this replica's part of the global batch.
+        weight_sums: [] floating sums over the global batch, by the id of the weight tensor given to the step.
+        output_losses: each output's loss as this replica's part of it, in the order they are computed.
+        added_losses: what layers gave to add_loss, with the layer.
+        assumptions: where a number for a batch was taken for the mean over its rows, which the first step checks.
+    """
+
+    def __init__(self, group: Group, rows: Rows, weight_sums: dict[int, Any] | None = None) -> None:
+        self.group = group
+        self.rows = rows
+        self.weight_sums = weight_sums or {}
+        self.output_losses: list[Any] = []
+        self.added_losses: list[tuple[Any, Any]] = []
+        self.assumptions: list[str] = []
+
+    @property
+    def is_alone(self) -> bool:
+        return self.group.size == 1
+
+    def share(self, dtype: Any) -> Any:
+        """Returns [] this replica's share b_r / B of the global batch."""
+        return tf.cast(self.rows.count, dtype) / tf.cast(self.rows.total, dtype)
+
+    def own(self, tensor: Any) -> Any:
+        """Returns the first `count` rows: none of an idle replica's copy."""
+        return tensor if self.is_alone else tensor[: self.rows.count]
+
+    def if_busy(self, tensor: Any) -> Any:
+        """Returns the tensor, or zeros where this replica only runs a copy."""
+        return tensor if self.is_alone else tf.where(self.rows.count > 0, tensor, tf.zeros_like(tensor))
+
+    def leads(self, tensor: Any) -> bool:
+        """Whether the tensor's first dimension is the batch: a step is traced with that one unknown."""
+        if tensor.shape.rank is None or tensor.shape.rank == 0:
+            return False
+        if tf.executing_eagerly():
+            return int(tensor.shape[0]) == max(int(self.rows.count), 1)
+        return tensor.shape[0] is None
+
+    def placed_rows(self, tensor: Any) -> Any:
+        """Returns [total, ...] zeros with this replica's rows at theirs; the sum over replicas is the whole batch."""
+        if self.is_alone:
+            return tensor
+        places = (self.rows.start + tf.range(self.rows.count))[:, None]
+        shape = tf.concat([[self.rows.total], tf.shape(tensor)[1:]], 0)
+        return tf.ensure_shape(tf.scatter_nd(places, self.own(tensor), shape), [None, *tensor.shape[1:]])
+
+    def whole(self, tensors: Sequence[Any]) -> list[Any]:
+        """Returns each tensor [total, ...] with the rows of all replicas; the gradient goes to this replica's own rows.
+
+        For a computation that every replica then does alike on the whole batch: its
+        gradient by the rows of replica r is what replica r contributes to the sum.
+        Collective: every replica calls this.
+        """
+        if self.is_alone:
+            return list(tensors)
+
+        def own_rows(upstream: Any, part: Any) -> Any:
+            mine = upstream[self.rows.start : self.rows.start + self.rows.count]
+            return tf.pad(mine, [[0, tf.shape(part)[0] - self.rows.count]] + [[0, 0]] * (part.shape.rank - 1))
+
+        @tf.custom_gradient
+        def gathered(*parts: Any) -> Any:
+            def back(*upstream: Any) -> list[Any]:
+                return [own_rows(up, p) if p.dtype.is_floating else None for up, p in zip(upstream, parts, strict=True)]
+
+            return tuple(self.group.sum([self.placed_rows(part) for part in parts])), back
+
+        return list(gathered(*tensors))
+
+
+def current() -> Replica | None:
+    """Returns the replica whose step is being traced or run by this thread, else None."""
+    return getattr(_ACTIVE, "replica", None)
+
+
+@contextlib.contextmanager
+def acting(replica: Replica | None) -> Iterator[Replica | None]:
+    """Makes Keras act for `replica` in this thread; elsewhere it stays untouched."""
+    before = current()
+    _ACTIVE.replica = replica
+    try:
+        yield replica
+    finally:
+        _ACTIVE.replica = before
