@@ -75,7 +75,8 @@ def train(job: Callable[..., Any], run: Run, **options: Any) -> Result:
     elif run.workers == 0:
         from service import worker
 
-        done = worker.perform(job, run, options, store)
+        # By its name, so that classes of a module that was started as __main__ have their own module's name.
+        done = worker.perform(reference.resolve(named) if named else job, run, options, store)
     else:
         done = _perform_on_ray(job, named, run, options, store)
     return Result(done["history"], done["metrics"], store.url)

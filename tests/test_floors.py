@@ -20,7 +20,9 @@ FLOORS = [
     "attempt",
     "worker reference record",
     "trainer",
-    "job_command cli cli_runs cli_verify cli_text",
+    "job_command cli_runs cli_text",
+    "cli_verify",
+    "cli",
     "__main__",
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
@@ -30,11 +32,7 @@ HOMES = {
     "tensorflow": {"cluster", "data", "exact", "training", "callbacks", "methods"},
     "keras": {"data", "exact", "training", "callbacks", "methods", "attempt", "worker"},
 }
-SIDEWAYS = {  # the group of replicas stands on the strategy's floor; progress lines are part of fit
-    ("exact", "cluster"),
-}
 FILES = sorted(path for path in SERVICE.rglob("*.py"))
-PRIVATE_KERAS = {"exact", "training"}
 
 
 def room(path):

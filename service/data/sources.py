@@ -19,7 +19,7 @@ class Arrays:
     def __init__(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
         """Raises DataInvalid when lengths differ or there is no row, naming the argument."""
         named = {"x": x, "y": y, "sample_weight": sample_weight}
-        arrays = {name: keras.tree.map_structure(_array, _tuples(value)) for name, value in named.items()}
+        arrays = {name: keras.tree.map_structure(_array, _with_arrays(value)) for name, value in named.items()}
         self.like = (arrays["x"], arrays["y"], arrays["sample_weight"])
         lengths = {path: len(leaf) for name, value in arrays.items() for path, leaf in _leaves(name, value)}
         if not lengths:
@@ -71,10 +71,14 @@ def _leaves(name: str, value: Any) -> list[tuple[str, np.ndarray]]:
     return [(name + "".join(f"[{part!r}]" for part in path), leaf) for path, leaf in named if leaf is not None]
 
 
-def _tuples(value: Any) -> Any:
-    """Returns lists as tuples where they hold arrays; a list of numbers is an array."""
-    if isinstance(value, list) and not any(hasattr(item, "shape") or isinstance(item, list | tuple | dict) for item in value):
-        return np.asarray(value)
+def _with_arrays(value: Any) -> Any:
+    """Returns the value with each list of numbers, of which Keras makes an array too, as an array."""
+    if isinstance(value, dict):
+        return {key: _with_arrays(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(item, int | float | np.generic) for item in value):
+            return np.asarray(value)
+        return type(value)(map(_with_arrays, value)) if type(value) in (list, tuple) else value
     return value
 
 

@@ -1,6 +1,7 @@
 """Everything a run must have back to go on: named tensors, and plain values beside them."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from service.errors import ModelInvalid
 from service.exact import keras_seams
 
+_COUNTER = re.compile(r"_\d+(?=/|_|$)")
 _NOT_STATE = ("_model", "params", "validation_data")  # what a callback is given, not what it knows
 
 
@@ -46,7 +48,10 @@ def variables(model: Any) -> dict[str, Any]:
         "metrics": [v for metric in model.metrics for v in metric.variables],
         "noise": [keras_seams.global_seed_generator().state],
     }
-    return {f"{group}/{i:04d}/{v.path}": v for group, members in groups.items() for i, v in enumerate(members)}
+    # The place tells a variable; Keras numbers its automatic names by what the process made before.
+    return {
+        f"{group}/{i:04d}/{_COUNTER.sub('', v.path)}": v for group, members in groups.items() for i, v in enumerate(members)
+    }
 
 
 def snapshot(model: Any, callbacks: list[Any]) -> tuple[Snapshot, dict[str, Any]]:

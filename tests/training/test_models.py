@@ -1,0 +1,54 @@
+"""A model comes back with the author's own classes, from its file and what stands beside it."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import service
+from jobs import digits_vae
+from service.errors import ModelInvalid
+from service.storage.store import Store
+from service.training import models
+
+
+def saved(model, folder):
+    store = Store(str(folder))
+    store.write("model.keras", models.to_bytes(model))
+    store.write("model.json", json.dumps(models.describe(model)).encode())
+    return store
+
+
+def test_a_loaded_model_trains_on_to_the_same_bits(tmp_path):
+    x = digits_vae.digits()[:64]
+    model = digits_vae.build(digits_vae.Options(hidden=8, latent=2, loss="function"), 3)
+    service.fit(model, x, x, verbose=0)
+    saved(model, tmp_path)
+    loaded = service.load_model(str(tmp_path))
+    for one, other in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    about = json.loads((tmp_path / "model.json").read_text())
+    homes = {entry["home"] for entry in about["custom"]}
+    assert homes == {"jobs.digits_vae:Sampling", "jobs.digits_vae:evidence_loss"}
+    assert about["lacks"] == []
+
+
+def test_what_cannot_come_back_is_named(tmp_path):
+    def local_loss(y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", local_loss)
+    saved(model, tmp_path)
+    with pytest.raises(ModelInvalid, match="local_loss.*made inside a function; move it"):
+        service.load_model(str(tmp_path))
+
+
+def test_a_module_that_is_not_here_is_named(tmp_path):
+    model = digits_vae.build(digits_vae.Options(hidden=8, latent=2), 3)
+    store = saved(model, tmp_path)
+    about = store.read("model.json").replace(b"jobs.digits_vae:", b"no_such_module:")
+    store.write("model.json", about)
+    with pytest.raises(ModelInvalid, match=r"needs no_such_module:.* cannot import"):
+        service.load_model(f"{tmp_path}/model.keras")
