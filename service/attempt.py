@@ -97,7 +97,9 @@ class Attempt:
         self._saver.append("finished", {"options": dict(options), **result})
         return result
 
-    def _start(self, number: int, epochs: int, checkpoints: Checkpoints, model: Any, stateful: list[Any]) -> Start:
+    def _start(
+        self, number: int, epochs: int, checkpoints: Checkpoints, model: Any, stateful: list[Any], given: Start
+    ) -> Start:
         """Puts the model where the stage's newest checkpoint left it, and tells where training begins."""
         checkpoints.everyone = stateful
         log = CommitLog(self.store)
@@ -107,7 +109,7 @@ class Attempt:
         found = restore.newest(log, number, final=is_over) if self._is_chief else None
         place = self.council.chief(None if found is None else found.entry.number)
         if place is None:
-            return Start()
+            return given
         if found is None:
             found = restore.one(log, place)
         for entry, problem in found.skipped.items():

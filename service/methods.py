@@ -31,13 +31,13 @@ class Stage:
     Attributes:
         callbacks: run after the author's and Keras's History, whose effects they record.
         seed: of the order of the rows.
-        start: called once the model is built, with it and the callbacks whose state counts, the same
-            on every worker; tells where training begins.
+        start: called once the model is built, with it, the callbacks whose state counts (the same on
+            every worker) and where fit's arguments begin; tells where training begins.
     """
 
     callbacks: list[keras.callbacks.Callback]
     seed: int
-    start: Callable[[Any, list[Any]], loop.Start]
+    start: Callable[[Any, list[Any], loop.Start], loop.Start]
 
 
 def fit(
@@ -92,7 +92,7 @@ def fit(
     stateful = _stateful(callbacks, stage)
     listed = _callback_list(model, stateful, verbose, council, epochs, plan.steps, lines=True)
     validate = _validation(model, group, held_out, validation_batch_size or batch_size, validation_freq, listed)
-    start = stage.start(model, stateful) if stage else loop.Start(initial_epoch)
+    start = stage.start(model, stateful, loop.Start(initial_epoch)) if stage else loop.Start(initial_epoch)
     if not start.is_over:
         loop.train(step, plan, listed, council, start, epochs, validate)
     return model.history
@@ -205,11 +205,11 @@ def _ready(
     if council.count > 1:
         arrays = {f"{kind}{name}": leaf for kind, data in given.items() for name, leaf in data.leaves()}
         council.check_same(
-            {name: repr((leaf.shape, str(leaf.dtype))).encode() + leaf.tobytes() for name, leaf in arrays.items()},
+            arrays,
             "Give every worker the whole data set in the same order: load or draw it from a fixed seed.",
         )
         council.check_same(
-            {f"the variable {v.path}": keras.ops.convert_to_numpy(v).tobytes() for v in model.variables},
+            {f"the variable {v.path}": keras.ops.convert_to_numpy(v) for v in model.variables},
             "Build the model the same way on every worker: SameStep sets the seed of Keras, NumPy and Python before the job.",
         )
     return step_for(model, group, source.like)

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
 from service.run import Run
+from service.storage import urls
 from service.storage.store import Store
 
 if TYPE_CHECKING:  # a job's module names Worker long before TensorFlow is wanted
@@ -40,7 +41,10 @@ class Worker:
 
         if any(letter in mode for letter in "wax+") and not self.is_chief:
             return open(os.devnull, mode.replace("x", "w"))
-        return fsspec.open(self._attempt.store.url_of(path), mode, auto_mkdir=True).open()
+        url = self._attempt.store.url_of(path)
+        if urls.is_folder(url):
+            os.makedirs(os.path.dirname(url), exist_ok=True)
+        return fsspec.open(url, mode).open()
 
     def fit(self, model: Any, *args: Any, **kwargs: Any) -> "keras.callbacks.History":
         """Trains as `service.fit`, with the run's checkpoints, resume, history and logs.

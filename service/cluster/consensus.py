@@ -47,15 +47,15 @@ class Council:
         padded[: len(told)] = np.frombuffer(told, np.uint8)
         return json.loads(self.gather(padded)[0].astype(np.uint8).tobytes())
 
-    def check_same(self, things: Mapping[str, bytes], fix: str) -> None:
-        """Compares the workers' hashes of things that all must hold alike.
+    def check_same(self, things: Mapping[str, np.ndarray], fix: str) -> None:
+        """Compares the workers' hashes of arrays that all must hold alike.
 
         Raises:
             WorkersDiffer: on every worker, naming the things and the workers whose hash is not the chief's.
         """
         if self._strategy is None:
             return
-        digests = np.stack([np.frombuffer(hashlib.sha256(value).digest(), np.int64) for value in things.values()])
+        digests = np.stack([_digest(value) for value in things.values()])
         everyone = self.gather(digests)
         wrong = {
             name: [worker for worker in range(self.count) if not np.array_equal(everyone[worker, i], everyone[0, i])]
@@ -70,6 +70,13 @@ class Council:
             return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
 
         return self._strategy.run(reduce, args=(placed,))  # type: ignore[union-attr]
+
+
+def _digest(array: np.ndarray) -> np.ndarray:
+    """Returns [4] int64, the SHA-256 of an array's shape, type and content."""
+    digest = hashlib.sha256(repr((array.shape, str(array.dtype))).encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return np.frombuffer(digest.digest(), np.int64)
 
 
 class Mailbox:

@@ -18,7 +18,8 @@ def step_for(model: Any, group: Group, like: Any) -> Step:
     keep = _STEPS.setdefault(model, {})
     spec = keras.tree.map_structure(lambda t: None if t is None else (tuple(t.shape[1:]), str(t.dtype)), like)
     trained = tuple(id(v) for v in model.trainable_variables) if model.built else ()
-    key = (id(model._loss_tracker), id(model.optimizer), id(group), repr(spec), trained)
+    compiled = (id(model._loss_tracker), id(model.optimizer)) if model.compiled else ()
+    key = (compiled, id(group), repr(spec), trained)
     if key not in keep:
         keep[key] = Step(model, group, like)
     return keep[key]

@@ -44,7 +44,7 @@ def variables(model: Any) -> dict[str, Any]:
     """Returns all variables of a compiled model by a name that is its own: weights, optimizer, metrics, noise."""
     groups = {
         "model": model.variables,
-        "optimizer": model.optimizer.variables if model.optimizer is not None else [],
+        "optimizer": model.optimizer.variables,
         "metrics": [v for metric in model.metrics for v in metric.variables],
         "noise": [keras_seams.global_seed_generator().state],
     }
@@ -167,4 +167,4 @@ def history_of(model: Any) -> dict[str, list[float]]:
     history = getattr(model, "history", None)
     if not isinstance(history, keras.callbacks.History):
         return {}
-    return {name: [float(value) for value in values] for name, values in history.history.items()}
+    return {name: [np.asarray(value).tolist() for value in values] for name, values in history.history.items()}

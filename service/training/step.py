@@ -33,7 +33,7 @@ class Step:
         self._names: list[str] = []
         self.assumptions: list[str] = []
         self.is_checked = group.size == 1
-        if isinstance(group, ScopeGroup) and model.optimizer is not None:
+        if isinstance(group, ScopeGroup) and model.compiled:
             gradients.let_optimizer_apply(model.optimizer)
         for seams in (losses, noise, normalization):
             seams.install()

@@ -84,7 +84,9 @@ def test_a_replica_s_noise_is_its_rows_of_the_whole_draw():
                     return draw(keras.ops.shape(x), dtype=dtype, seed=9)
 
             whole = draw((10, 7), dtype=dtype, seed=9)
-            rows = rows.get_concrete_function(*(tf.TensorSpec([None, 7]), tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)))
+            rows = rows.get_concrete_function(
+                *(tf.TensorSpec([None, 7]), tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32))
+            )
             for start, count in ((0, 3), (3, 3), (6, 4), (9, 0)):
                 held = max(count, 1)
                 mine = rows(tf.zeros([held, 7]), tf.constant(start), tf.constant(count))

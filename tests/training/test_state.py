@@ -10,7 +10,9 @@ from service.training import state
 
 def model(units=3):
     keras.utils.set_random_seed(1)
-    made = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.BatchNormalization(), keras.layers.Dense(units)])
+    made = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.BatchNormalization(), keras.layers.Dense(units)]
+    )
     made.compile("adam", "mse", metrics=["mae"])
     return made
 
