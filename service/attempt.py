@@ -23,8 +23,8 @@ from service.storage import layout, restore
 from service.storage.commits import CommitLog
 from service.storage.store import Store
 from service.training import models
-from service.training.loop import Start
 from service.training.saver import Saver
+from service.training.start import Start
 from service.training.state import history_of, restore_callbacks, restore_model
 
 
@@ -55,14 +55,17 @@ class Attempt:
         epochs = given.get("epochs", 1)
         self._stages += 1
         number = self._stages
-        checkpoints = Checkpoints(self._saver, SavePolicy(self._run.save_every_epochs), number)
+        run = self._run
+        policy = SavePolicy(run.save_every_steps, run.save_every_seconds, run.save_every_epochs)
+        checkpoints = Checkpoints(self._saver, policy, number, self._is_chief)
         stage = methods.Stage(
             callbacks=[
                 HistoryFiles(self.store, number, self._is_chief),
                 Scalars(self.store, number, self._is_chief),
                 checkpoints,
             ],
-            seed=self._run.seed or 0,
+            saving=checkpoints,
+            seed=run.seed or 0,
             start=functools.partial(self._start, number, epochs, checkpoints),
         )
         history = methods.fit(**given, stage=stage)
@@ -116,9 +119,11 @@ class Attempt:
             print(f"Checkpoint {entry} was skipped: {problem}", flush=True)
         state, tensors = found.entry.body["state"], found.tensors
         restore_model(model, tensors)
-        checkpoints.begin(found.entry.body["epoch"])
+        body = found.entry.body
+        checkpoints.begin(body)
         begun = Start(
-            epoch=found.entry.body["epoch"],
+            epoch=body["epoch"],
+            batch=body["batch"],
             is_over=is_over,
             is_stopped=bool(state["stopping"]),
             restore=lambda: restore_callbacks(stateful, state, tensors),

@@ -21,6 +21,7 @@ from service.exact import keras_seams
 from service.training import loop
 from service.training.plan import Plan
 from service.training.prepare import build, step_for
+from service.training.start import Start
 from service.training.step import Step
 
 
@@ -30,14 +31,16 @@ class Stage:
 
     Attributes:
         callbacks: run after the author's and Keras's History, whose effects they record.
+        saving: the one of them that saves checkpoints.
         seed: of the order of the rows.
         start: called once the model is built, with it, the callbacks whose state counts (the same on
             every worker) and where fit's arguments begin; tells where training begins.
     """
 
     callbacks: list[keras.callbacks.Callback]
+    saving: loop.Saving
     seed: int
-    start: Callable[[Any, list[Any], loop.Start], loop.Start]
+    start: Callable[[Any, list[Any], Start], Start]
 
 
 def fit(
@@ -92,9 +95,9 @@ def fit(
     stateful = _stateful(callbacks, stage)
     listed = _callback_list(model, stateful, verbose, council, epochs, plan.steps, lines=True)
     validate = _validation(model, group, held_out, validation_batch_size or batch_size, validation_freq, listed)
-    start = stage.start(model, stateful, loop.Start(initial_epoch)) if stage else loop.Start(initial_epoch)
+    start = stage.start(model, stateful, Start(initial_epoch)) if stage else Start(initial_epoch)
     if not start.is_over:
-        loop.train(step, plan, listed, council, start, epochs, validate)
+        loop.train(step, plan, listed, council, start, epochs, validate, stage.saving if stage else None)
     return model.history
 
 

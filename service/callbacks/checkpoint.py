@@ -1,5 +1,7 @@
 """Commits checkpoints of everything a run needs to go on."""
 
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -10,20 +12,24 @@ from service.training.state import snapshot
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves after the epochs that the policy names, and what the stage leaves when it ends.
+    """Saves when the policy says so, and what the stage leaves when it ends.
 
-    The two differ: with the first one training goes on for more epochs, while the end of
-    training may put averaged or best weights into the model.
+    The two differ: with the first one training goes on, while the end of training may put
+    averaged or best weights into the model. It stands behind all callbacks whose state it saves.
 
     Attributes:
         everyone: all callbacks of this fit, whose state is saved with the model's.
     """
 
-    def __init__(self, saver: Saver, policy: SavePolicy, stage: int) -> None:
+    def __init__(
+        self, saver: Saver, policy: SavePolicy, stage: int, is_chief: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__()
-        self._saver, self._policy, self._stage = saver, policy, stage
+        self._saver, self._policy, self._stage, self._is_chief, self._clock = saver, policy, stage, is_chief, clock
         self.everyone: list[Any] = []
-        self._epochs_done = 0
+        self._epoch = self._batch = self._step = 0
+        self._is_asked = False
+        self._saved_at = clock()
 
     def get_state(self) -> dict[str, Any]:
         """Nothing: what this callback knows is in the checkpoint already."""
@@ -32,14 +38,30 @@ class Checkpoints(keras.callbacks.Callback):
     def set_state(self, state: dict[str, Any]) -> None:
         """Nothing to put back."""
 
-    def begin(self, epochs_done: int) -> None:
-        """Tells how many epochs the checkpoint holds that training goes on from."""
-        self._epochs_done = epochs_done
+    def begin(self, body: Mapping[str, Any]) -> None:
+        """Tells the place of the checkpoint that training goes on from."""
+        self._epoch, self._batch, self._step = body["epoch"], body["batch"], body["step"]
+
+    def is_wanted(self) -> bool:
+        """Whether this worker wishes a checkpoint after the next step: only the chief looks at the clock."""
+        return self._is_chief and self._policy.is_due_by_age(self._clock() - self._saved_at)
+
+    def hear(self) -> None:
+        """The chief wished a checkpoint after the step that was just taken."""
+        self._is_asked = True
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._step += 1
+        self._batch = batch + 1
+        self._is_asked = self._is_asked or self._policy.is_due_at_step(self._step)
+        # After an epoch's last batch the checkpoint waits for the epoch's end, which is the same step.
+        if self._is_asked and self._batch < self.params["steps"]:
+            self._save(final=False)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._epochs_done = epoch + 1
-        is_last = self._epochs_done == self.params["epochs"] or self.model.stop_training
-        if is_last or self._policy.is_due(self._epochs_done):
+        self._epoch, self._batch = epoch + 1, 0
+        is_last = self._epoch == self.params["epochs"] or self.model.stop_training
+        if self._is_asked or is_last or self._policy.is_due_at_epoch(self._epoch):
             self._save(final=False)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -49,11 +71,6 @@ class Checkpoints(keras.callbacks.Callback):
     def _save(self, final: bool) -> None:
         tensors, state = snapshot(self.model, self.everyone)
         state["stopping"] = bool(self.model.stop_training)
-        body = {
-            "stage": self._stage,
-            "step": int(self.model.optimizer.iterations.numpy()),
-            "epoch": self._epochs_done,
-            "final": final,
-            "state": state,
-        }
-        self._saver.save(tensors, body)
+        place = {"stage": self._stage, "step": self._step, "epoch": self._epoch, "batch": self._batch}
+        self._saver.save(tensors, {**place, "final": final, "state": state})
+        self._is_asked, self._saved_at = False, self._clock()

@@ -1,8 +1,7 @@
 """The epochs and batches of a run, with Keras's moments in Keras's order."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -11,24 +10,18 @@ from service.cluster.consensus import Council
 from service.errors import WorkersDiffer
 from service.training.first_step import FirstStep
 from service.training.plan import Plan
+from service.training.start import Start
 from service.training.step import Step
 
 
-@dataclasses.dataclass
-class Start:
-    """Where training begins: at the first step, or where a checkpoint left off.
+class Saving(Protocol):
+    """What the loop asks and tells whoever saves checkpoints."""
 
-    Attributes:
-        epoch: the first epoch to train, from 0.
-        restore: puts the callbacks' state back; called once they have begun.
-        is_stopped: a callback had stopped the training here, so no epoch follows.
-        is_over: an earlier attempt trained it all, and the model has what that left.
-    """
+    def is_wanted(self) -> bool:
+        """Whether this worker wishes a checkpoint after the next step."""
 
-    epoch: int = 0
-    restore: Callable[[], None] = lambda: None
-    is_stopped: bool = False
-    is_over: bool = False
+    def hear(self) -> None:
+        """Some worker wished one after the step that was just taken."""
 
 
 def train(
@@ -39,6 +32,7 @@ def train(
     start: Start,
     epochs: int,
     validate: Callable[[int], dict[str, float]],
+    saving: Saving | None = None,
 ) -> None:
     """Trains from `start` until epoch `epochs` or until a callback on any worker stops.
 
@@ -47,14 +41,19 @@ def train(
     model = step.model
     model.stop_training = start.is_stopped
     callbacks.on_train_begin()
-    start.restore()
+    if start.batch == 0:
+        start.restore()
     logs: dict[str, float] | None = None
     for epoch in range(start.epoch, epochs):
-        if model.stop_training:
+        first = start.batch if epoch == start.epoch else 0
+        if model.stop_training and first == 0:
             break
-        model.reset_metrics()
+        if first == 0:
+            model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
-        logs = _train_epoch(step, plan, callbacks, epoch)
+        if first > 0:
+            start.restore()
+        logs = _train_epoch(step, plan, callbacks, epoch, first, saving)
         logs.update({f"val_{name}": value for name, value in validate(epoch).items()})
         callbacks.on_epoch_end(epoch, logs)
         model.stop_training = council.any(bool(model.stop_training))
@@ -63,37 +62,44 @@ def train(
     callbacks.on_train_end(logs)
 
 
-def _train_epoch(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, epoch: int) -> dict[str, float]:
+def _train_epoch(
+    step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, epoch: int, first: int, saving: Saving | None
+) -> dict[str, float]:
+    """Trains the epoch's batches from `first` on, and returns the metrics over all of them."""
     model = step.model
-    logs: dict[str, float] = {}
-    for batch, (rows, numbers, weight_sums) in enumerate(plan.batches(step.group, epoch)):
+    logs: dict[str, float] = step.current() if first > 0 else {}
+    for batch, (rows, numbers, weight_sums) in enumerate(plan.batches(step.group, epoch, first), first):
         stop = bool(model.stop_training)
         if stop and not step.group.has_peers:
             break
-        numbers[3] = stop  # the others hear of it in this step, and none of them takes it
+        # The others hear of both in this step; none of them takes it where one wishes to stop before it.
+        numbers[3], numbers[4] = stop, saving is not None and saving.is_wanted()
         if not stop:
             callbacks.on_train_batch_begin(batch)
-        first = FirstStep(step) if not step.is_checked else None
-        vector, control, loss = step.train(rows, numbers, weight_sums)
-        if first is not None:
-            first.compare(*plan.whole(epoch, batch), loss)
-        if step.group.has_peers and _is_stopped(control.numpy()):
+        check = FirstStep(step) if not step.is_checked else None
+        results, control, loss = step.train(rows, numbers, weight_sums)
+        if check is not None:
+            check.compare(*plan.whole(epoch, batch), loss)
+        stopped, save = _heard(control.numpy())
+        if stopped:
             model.stop_training = True
             break
-        logs = step.logs(vector)
+        if save and saving is not None:
+            saving.hear()
+        logs = step.logs(results)
         callbacks.on_train_batch_end(batch, logs)
     return dict(logs)
 
 
-def _is_stopped(control: np.ndarray) -> bool:
-    """Whether a worker wished to stop; refuses learning rates that differ between workers."""
-    rates = control[1:]
-    if not np.all(rates == rates[0]):
+def _heard(control: np.ndarray) -> tuple[bool, bool]:
+    """Returns whether a worker wished to stop, and to save; refuses learning rates that differ between workers."""
+    rates = control[2:]
+    if not np.all(rates == rates[:1]):
         raise WorkersDiffer(
             f"The learning rates of the workers differ: {', '.join(f'{rate:g}' for rate in rates)} on workers 0 and on. "
             "A callback set one from something that is not the same everywhere, such as the time; set it from the logs."
         )
-    return bool(control[0] > 0)
+    return bool(control[0] > 0), bool(control[1] > 0)
 
 
 def test(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, steps: int | None = None) -> dict[str, float]:

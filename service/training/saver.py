@@ -4,7 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from service.cluster.consensus import Council, Mailbox
-from service.storage import pieces, receipts, retention, shards
+from service.storage import receipts, retention, shards
 from service.storage.commits import Writer
 from service.storage.store import Store
 from service.training.state import Snapshot
@@ -52,7 +52,7 @@ class Saver:
             self._log.append(kind, body)
 
     def _save(self, serial: int, snapshot: Snapshot, body: dict[str, Any]) -> None:
-        share = pieces.share(snapshot.sizes, self._count)[self._index]
+        share = snapshot.share(self._index, self._count)
         written = shards.write_shards(self._store, self._attempt, snapshot, share, self._previous)
         self._previous = written
         if self._log is None:

@@ -1,6 +1,8 @@
 """Everything a run must have back to go on: named tensors, and plain values beside them."""
 
+import base64
 import math
+import random
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 
 from service.errors import ModelInvalid
 from service.exact import keras_seams
+from service.storage import pieces
+from service.storage.pieces import Piece
 
 _COUNTER = re.compile(r"_\d+(?=/|_|$)")
 _NOT_STATE = ("_model", "params", "validation_data")  # what a callback is given, not what it knows
@@ -20,10 +24,20 @@ class Snapshot(Mapping[str, np.ndarray]):
 
     TensorFlow writes a changed variable to new memory while someone holds the old, so holding
     costs nothing and the tensors stay what they were.
+
+    The variables are the same on every worker, so the workers share the writing. What callbacks
+    keep may differ; the chief's counts.
     """
 
     def __init__(self, held: dict[str, Any]) -> None:
         self._held = held
+
+    def share(self, worker: int, workers: int) -> list[Piece]:
+        """Returns the pieces that a worker writes, so that together they hold everything once."""
+        mine = pieces.share({name: size for name, size in self.sizes.items() if not _is_own(name)}, workers)[worker]
+        if worker == 0:
+            mine += [Piece(name, 0, count) for name, (count, _) in self.sizes.items() if _is_own(name)]
+        return mine
 
     def __getitem__(self, name: str) -> np.ndarray:
         return np.asarray(self._held[name])
@@ -63,7 +77,7 @@ def snapshot(model: Any, callbacks: list[Any]) -> tuple[Snapshot, dict[str, Any]
         plain = _pack(callback_state(callback), f"callbacks/{i:02d}", packed)
         held |= packed
         values.append({"class": type(callback).__name__, "state": plain})
-    return Snapshot(held), {"callbacks": values}
+    return Snapshot(held), {"callbacks": values, "random": _random_states()}
 
 
 def restore_model(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
@@ -73,7 +87,7 @@ def restore_model(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
         ModelInvalid: the model's variables are others than the snapshot's, naming the first difference.
     """
     mine = variables(model)
-    saved = {name: tensor for name, tensor in tensors.items() if not name.startswith("callbacks/")}
+    saved = {name: tensor for name, tensor in tensors.items() if not _is_own(name)}
     if mine.keys() != saved.keys():
         missing, extra = sorted(mine.keys() - saved.keys()), sorted(saved.keys() - mine.keys())
         raise ModelInvalid(
@@ -90,10 +104,14 @@ def restore_model(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def restore_callbacks(callbacks: list[Any], state: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    """Puts the callbacks' values back where the same class stands at the same place; called after their on_train_begin."""
+    """Puts the callbacks' values back where the same class stands at the same place, and Python's and NumPy's generators.
+
+    Called after the callbacks' on_train_begin, which would undo it.
+    """
     for callback, saved in zip(callbacks, state["callbacks"], strict=False):
         if type(callback).__name__ == saved["class"]:
             set_callback_state(callback, _unpack(saved["state"], tensors))
+    _set_random_states(state["random"])
 
 
 def callback_state(callback: Any) -> dict[str, Any]:
@@ -109,6 +127,35 @@ def set_callback_state(callback: Any, state: dict[str, Any]) -> None:
         callback.set_state(state)
     else:
         vars(callback).update(state)
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith("callbacks/")
+
+
+def _random_states() -> dict[str, Any]:
+    """Returns the states of Python's and NumPy's global generators, from which an author's callback may draw."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, _text(np.array(words, "<u4")), gauss],
+        "numpy": [_text(np.asarray(keys, "<u4")), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(_words(words).tolist()), gauss))
+    keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", _words(keys), position, has_gauss, cached))
+
+
+def _text(words: np.ndarray) -> str:
+    return base64.b64encode(words.tobytes()).decode()
+
+
+def _words(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), "<u4")
 
 
 def _hold(variable: Any) -> Any:

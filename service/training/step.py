@@ -22,8 +22,8 @@ class Step:
         is_checked: whether that was compared with one device's loss.
 
     Every function takes flat tensors of the replica's rows [b, ...] (of the whole batch
-    where a strategy's scope holds the variables), `numbers` [4] int32 (start, count, total,
-    stop: 1 when this worker wants to stop before this step) and the sums of the weights.
+    where a strategy's scope holds the variables), `numbers` [5] int32 (start, count, total,
+    1 to stop before this step, 1 to save after it) and the sums of the weights.
     """
 
     def __init__(self, model: Any, group: Group, like: Any) -> None:
@@ -39,7 +39,7 @@ class Step:
             seams.install()
         keras_seams.global_seed_generator()
         flat = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in keras.tree.flatten(like) if t is not None]
-        signature = [flat, tf.TensorSpec([4], tf.int32), tf.TensorSpec([None], keras.config.floatx())]
+        signature = [flat, tf.TensorSpec([5], tf.int32), tf.TensorSpec([None], keras.config.floatx())]
         self.train = self._compiled(self._train, signature)
         self.test = self._compiled(self._test, signature)
         self.predict = self._compiled(self._predict, signature)
@@ -48,6 +48,10 @@ class Step:
         """Returns the values that `train` or `test` gave by name: floats, or arrays where a metric gives several."""
         numbers, others = results
         return dict(zip(self._names, numbers.numpy().tolist(), strict=True)) | {k: v.numpy() for k, v in others.items()}
+
+    def current(self) -> dict[str, Any]:
+        """Returns the metrics as they stand."""
+        return keras_seams.pythonify(self.model.get_metrics_result())
 
     def _compiled(self, function: Any, signature: Any) -> Any:
         if self.model.run_eagerly:
@@ -136,11 +140,12 @@ class Step:
             act()
 
     def _control(self, numbers: Any) -> Any:
-        """Returns [1 + replicas]: the wishes to stop, and each worker's learning rate at its place."""
+        """Returns [2 + replicas]: the wishes to stop and to save, and each worker's learning rate at its place."""
+        wishes = tf.cast(numbers[3:], keras.config.floatx())
         if not self.group.has_peers:
-            return tf.zeros([1], keras.config.floatx())
+            return wishes
         rate = tf.cast(self.model.optimizer.learning_rate, keras.config.floatx())
-        return tf.concat([[tf.cast(numbers[3], rate.dtype)], self.group.placed(rate)], 0)
+        return tf.concat([wishes, self.group.placed(rate)], 0)
 
     def _moved_by_forward(self) -> list[Any]:
         """Returns the variables that the forward pass itself moves: statistics and the states of noise."""
