@@ -91,6 +91,10 @@ class Attempt:
                 raise
             raise JobFailed(f"The job raised on worker {self.council.index}:\n\n{_of_the_author(error)}") from error
 
+    def abandon(self) -> None:
+        """Lets what is being saved be committed, after which this attempt does nothing more."""
+        self._saver.wait()
+
     def finish(self, returned: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         """Commits the end of the run, and returns its result as plain values."""
         metrics = {name: values[-1] for name, values in self._history.items() if values}

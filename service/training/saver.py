@@ -60,5 +60,12 @@ class Saver:
             return
         others = [self._mailbox.take(f"saved/{serial}/{worker}") for worker in range(1, self._count)]
         self._log.append("checkpoint", {**body, "shards": receipts.merge([written, *others])})
-        final = [entry.number for entry in self._log.checkpoints() if entry.body.get("final")]
-        retention.delete(self._log, retention.surplus(self._log, self._keep, final))
+        retention.delete(self._log, retention.surplus(self._log, self._keep, _ends_of_stages(self._log)))
+
+
+def _ends_of_stages(log: Writer) -> set[int]:
+    """Returns the checkpoints that stay whatever comes after: each stage's last one, and what the stage left."""
+    newest: dict[tuple[int, bool], int] = {}
+    for entry in log.checkpoints():
+        newest.setdefault((entry.body["stage"], bool(entry.body.get("final"))), entry.number)
+    return set(newest.values())

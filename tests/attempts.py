@@ -1,0 +1,129 @@
+"""Attempts at runs, interrupted and not; run inside worker processes."""
+
+import random
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from service.attempt import Attempt
+from service.cluster import strategy
+from service.run import Run
+from service.storage.store import Store
+
+ROWS = 45
+X = np.random.RandomState(0).randn(ROWS, 5)
+Y = X[:, :2] @ np.array([[1.0, -1.0], [0.5, 2.0]]) + np.random.RandomState(1).randn(ROWS, 2)
+WEIGHTS = np.random.RandomState(2).gamma(0.5, 2.0, ROWS)
+
+
+class Interrupted(Exception):
+    """What stands for the death of a worker."""
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Raises at one moment, (hook, epoch, batch), and only there."""
+
+    def __init__(self, moment: tuple[str, int, int] | None) -> None:
+        super().__init__()
+        self.moment = moment
+        self.epoch = 0
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing: an interruption is no part of a run."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+        self._meet("epoch_begin", 0)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._meet("batch_begin", batch)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._meet("batch_end", batch)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._meet("test_batch_end", batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._meet("epoch_end", 0)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._meet("train_end", 0)
+
+    def _meet(self, hook: str, batch: int) -> None:
+        if self.moment == (hook, self.epoch, batch):
+            raise Interrupted(str(self.moment))
+
+
+class Author(keras.callbacks.Callback):
+    """Keeps counts and draws numbers, as authors' callbacks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches = 0
+        self.drawn: list[float] = []
+        self.trace = np.zeros(3)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.batches += 1
+        self.drawn.append(random.random() + float(np.random.rand()))
+        self.trace = self.trace + logs["loss"]
+
+
+def build() -> Any:
+    """Returns a model with noise, statistics, and an optimizer with state of every kind."""
+    inputs = keras.Input((5,))
+    hidden = layers.Dropout(0.3)(layers.BatchNormalization()(layers.Dense(8, "tanh")(inputs)))
+    model = keras.Model(inputs, layers.Dense(2)(layers.GaussianNoise(0.1)(hidden)))
+    optimizer = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.9, global_clipnorm=1.0)
+    model.compile(optimizer, "mse", metrics=["mae"], weighted_metrics=["mse"])
+    return model
+
+
+def train(
+    url: str, moment: tuple[str, int, int] | None, epochs: int = 5, saves: dict[str, Any] | None = None, folds: int = 1
+) -> dict[str, Any] | str:
+    """Makes one attempt at the run; returns what it left, or the moment that interrupted it.
+
+    Collective: every worker calls this.
+    """
+    run = Run("test", storage=url, seed=5, **(saves or {}))
+    keras.utils.set_random_seed(5)
+    attempt = Attempt(run, Store(url), strategy.connect())
+    author = Author()
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=3, mode="min", restore_best_weights=True)
+    plateau = keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.5, mode="min")
+    histories = []
+    try:
+        for fold in range(folds):
+            model = build()
+            history = attempt.fit(
+                model,
+                X,
+                Y,
+                sample_weight=WEIGHTS,
+                batch_size=8,
+                epochs=epochs,
+                validation_split=0.2,
+                verbose=0,
+                callbacks=[Interrupt(moment if fold == folds - 1 else None), stopping, plateau, author],
+            )
+            histories.append(history.history)
+    except Interrupted as interrupted:
+        attempt.abandon()
+        return str(interrupted)
+    attempt.finish(None, {})
+    return {
+        "variables": [keras.ops.convert_to_numpy(v) for v in (*model.variables, *model.optimizer.variables)],
+        "histories": histories,
+        "epochs": history.epoch,
+        "author": (author.batches, author.drawn, author.trace.tolist()),
+        "stopping": (stopping.wait, stopping.best, stopping.stopped_epoch, stopping.best_epoch),
+        "plateau": (plateau.wait, plateau.best, plateau.cooldown_counter),
+        "rate": float(model.optimizer.learning_rate),
+    }

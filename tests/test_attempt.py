@@ -1,0 +1,94 @@
+"""A run that was interrupted anywhere ends as if it had not been."""
+
+import numpy as np
+import pytest
+
+from service.storage.commits import CommitLog
+from service.storage.store import Store
+from tests import attempts
+from tests.processes import Workers
+
+pytestmark = pytest.mark.processes
+# 45 rows less the last fifth are 36: 8, 8, 8, 8, 4 in an epoch; validation has two batches.
+EPOCHS, STEPS = {"save_every_epochs": 1}, {"save_every_steps": 2}
+MOMENTS = [
+    (STEPS, ("batch_end", 0, 0)),  # nothing is saved yet
+    (STEPS, ("batch_begin", 1, 3)),
+    (EPOCHS, ("batch_end", 2, 1)),
+    (STEPS, ("batch_end", 2, 1)),
+    (STEPS, ("batch_end", 2, 4)),  # all of the epoch's steps, but not its end
+    (STEPS, ("test_batch_end", 2, 1)),
+    (EPOCHS, ("epoch_end", 3, 0)),
+    (EPOCHS, ("epoch_begin", 4, 0)),
+    (STEPS, ("train_end", 4, 0)),
+]
+
+
+@pytest.fixture(scope="module")
+def two():
+    workers = Workers(2)
+    yield workers
+    workers.stop()
+
+
+@pytest.fixture(scope="module")
+def one():
+    workers = Workers(1)
+    yield workers
+    workers.stop()
+
+
+@pytest.fixture(scope="module")
+def whole(two, tmp_path_factory):
+    return two.call(attempts.train, str(tmp_path_factory.mktemp("whole")), None)
+
+
+def same(mine, other):
+    variables, others = mine.pop("variables"), other.pop("variables")
+    assert mine == other
+    for one, another in zip(variables, others, strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
+@pytest.mark.parametrize(("saves", "moment"), MOMENTS, ids=lambda value: "-".join(map(str, value)))
+def test_the_continued_run_is_the_uninterrupted_one_bit_for_bit(two, whole, tmp_path, moment, saves):
+    assert two.call(attempts.train, str(tmp_path), moment, 5, saves) == [str(moment)] * 2
+    for mine, other in zip(two.call(attempts.train, str(tmp_path), None, 5, saves), whole, strict=True):
+        same(dict(mine), dict(other))
+
+
+def test_more_epochs_train_only_the_rest(two, whole, tmp_path):
+    two.call(attempts.train, str(tmp_path), None, 3)
+    for mine, other in zip(two.call(attempts.train, str(tmp_path), None, 5), whole, strict=True):
+        same(dict(mine), dict(other))
+
+
+def test_finished_stages_are_not_trained_again(two, tmp_path):
+    folds = str(tmp_path / "folds")
+    uninterrupted = two.call(attempts.train, str(tmp_path / "whole"), None, 3, None, 3)
+    assert two.call(attempts.train, folds, ("batch_end", 1, 2), 3, None, 3) == ["('batch_end', 1, 2)"] * 2
+    log = CommitLog(Store(folds))
+    log.refresh()
+    before = [entry.number for entry in log.checkpoints(1) + log.checkpoints(2)]
+    for mine, other in zip(two.call(attempts.train, folds, None, 3, None, 3), uninterrupted, strict=True):
+        same(dict(mine), dict(other))
+    log.refresh()
+    assert [entry.number for entry in log.checkpoints(1) + log.checkpoints(2)] == before
+
+
+def test_another_number_of_workers_goes_on_with_the_same_batches(one, two, whole, tmp_path):
+    two.call(attempts.train, str(tmp_path), ("batch_end", 2, 1), 5, {"save_every_steps": 2})
+    continued = one.call(attempts.train, str(tmp_path), None, 5, {"save_every_steps": 2})[0]
+    assert continued["author"][:2] == whole[0]["author"][:2]
+    assert continued["epochs"] == whole[0]["epochs"]
+    for mine, other in zip(continued["variables"], whole[0]["variables"], strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=2e-5)
+
+
+def test_checkpoints_hold_the_places_the_policy_names(two, tmp_path):
+    two.call(attempts.train, str(tmp_path), ("batch_end", 1, 2), 5, {"save_every_steps": 2, "keep": 100})
+    log = CommitLog(Store(str(tmp_path)))
+    log.refresh()
+    places = [(entry.body["step"], entry.body["epoch"], entry.body["batch"]) for entry in reversed(log.checkpoints())]
+    # Five steps an epoch; epoch 0 ends at step 5, where its own checkpoint is due by epochs.
+    assert places == [(2, 0, 2), (4, 0, 4), (5, 1, 0), (6, 1, 1)]
