@@ -17,6 +17,7 @@ from service.callbacks.tensorboard import Scalars
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.errors import JobFailed, ServiceError
+from service.policies.keeping import policy_of
 from service.policies.saving import SavePolicy
 from service.run import Run
 from service.storage import layout, restore
@@ -45,7 +46,8 @@ class Attempt:
         self._is_chief = self.council.index == 0
         name = self.council.chief(uuid.uuid4().hex[:12])
         log = CommitLog.open(store, name, {"workers": self.council.count}) if self._is_chief else None
-        self._saver = Saver(store, log, name, self.council, run.keep)
+        keep = policy_of(run.keep, run.keep_best, run.keep_every_steps)
+        self._saver = Saver(store, log, name, self.council, keep)
         self._stages = 0
         self._history: dict[str, list[float]] = {}
 

@@ -73,9 +73,18 @@ def _parse(job: Callable[..., Any], options: type, name: str, argv: Sequence[str
         allow_abbrev=False,
     )
     parser.add_fields("run", Run, name=name)
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="begin a new run: where the name is taken, under the next free one of NAME-2, NAME-3, ...",
+    )
     parser.add_fields("job", options)
     values = parser.read(argv)
     try:
+        if values["fresh"]:
+            from service import record
+
+            values["name"] = record.free_name(values["storage"], values["name"])
         return _construct(Run, values), _construct(options, values)
     except ValueError as error:
         parser.error(str(error))

@@ -2,21 +2,26 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import secrets
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from service import environment
-from service.errors import RunInvalid
+from service.errors import RunInvalid, StorageError
 from service.run import Run
 from service.storage import layout
 from service.storage.commits import CommitLog
+from service.storage.lease import Lease
 from service.storage.store import Store
 
+LEASE_SECONDS = 12.0  # how long after a driver's death another one waits, at most
 _MAY_CHANGE = ("epochs",)
 
 
@@ -50,6 +55,40 @@ def begin(store: Store, run: Run, reference: str | None, options: Mapping[str, A
             "Give what was recorded to go on with it, or another name to begin a new run."
         )
     return dataclasses.replace(run, seed=recorded["seed"])
+
+
+@contextmanager
+def owned(store: Store) -> Iterator[None]:
+    """Holds the run's lease while the block runs, so that a second driver is told who has the run.
+
+    Raises:
+        StorageError: another driver is alive; its host and process are named.
+    """
+    lease = Lease(store, ttl_seconds=LEASE_SECONDS)
+    lease.acquire()
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(LEASE_SECONDS / 4):
+            try:
+                lease.renew()
+            except StorageError:  # the lease is politeness; the commit log stops whoever lost the run
+                continue
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        lease.release()
+
+
+def free_name(storage: str, name: str) -> str:
+    """Returns the name, or the first of name-2, name-3, ... under which the storage has no run."""
+    numbered = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(n for n in numbered if not Store(f"{storage.rstrip('/')}/{n}").exists(layout.RUN))
 
 
 def finished(store: Store, options: Mapping[str, Any]) -> dict[str, Any] | None:

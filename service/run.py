@@ -29,6 +29,8 @@ class Run:
         save_every_seconds: commit a checkpoint when the last one is so old.
         save_every_epochs: commit a checkpoint each time so many epochs are complete.
         keep: how many of the newest checkpoints stay.
+        keep_best: the metric by which one more checkpoint stays, the least for "val_loss", the largest for "max:val_accuracy".
+        keep_every_steps: a checkpoint at a multiple of so many steps stays for good.
         max_restarts: how often lost workers are started again.
         stall_seconds: how long a step may take before the workers are started again.
         deterministic: ask TensorFlow for the same bits from the same run.
@@ -49,6 +51,8 @@ class Run:
     save_every_seconds: float | None = None
     save_every_epochs: int | None = 1
     keep: int = 3
+    keep_best: str | None = None
+    keep_every_steps: int | None = None
     max_restarts: int = 3
     stall_seconds: float = 600.0
     deterministic: bool = True
@@ -76,8 +80,10 @@ class Run:
             raise RunInvalid(f"Run(accelerator={self.accelerator!r}): {did_you_mean(str(self.accelerator), ACCELERATORS)}")
         for field in ("devices_per_worker", "threads_per_worker", "keep"):
             _check_count(field, getattr(self, field), least=1)
-        for field in ("save_every_steps", "save_every_epochs"):
+        for field in ("save_every_steps", "save_every_epochs", "keep_every_steps"):
             _check_count(field, getattr(self, field), least=1, optional=True)
+        if self.keep_best is not None and (not isinstance(self.keep_best, str) or not self.keep_best.removeprefix("max:")):
+            raise RunInvalid(f'Run(keep_best={self.keep_best!r}): expected a metric such as "val_loss" or "max:val_accuracy".')
         _check_count("max_restarts", self.max_restarts, least=0)
         _check_count("seed", self.seed, least=0, optional=True)
         if self.seed is not None and self.seed >= 2**32:

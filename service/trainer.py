@@ -72,14 +72,19 @@ def train(job: Callable[..., Any], run: Run, **options: Any) -> Result:
     done = record.finished(store, options)
     if done is not None:
         print(f'Run "{run.name}" is finished; this is its recorded result.', flush=True)
-    elif run.workers == 0:
-        from service import worker
-
-        # By its name, so that classes of a module that was started as __main__ have their own module's name.
-        done = worker.perform(reference.resolve(named) if named else job, run, options, store)
     else:
-        done = _perform_on_ray(job, named, run, options, store)
+        with record.owned(store):
+            done = _perform(job, named, run, options, store)
     return Result(done["history"], done["metrics"], store.url)
+
+
+def _perform(job: Callable[..., Any], named: str | None, run: Run, options: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    if run.workers != 0:
+        return _perform_on_ray(job, named, run, options, store)
+    from service import worker
+
+    # By its name, so that classes of a module that was started as __main__ have their own module's name.
+    return worker.perform(reference.resolve(named) if named else job, run, options, store)
 
 
 def _perform_on_ray(

@@ -62,15 +62,15 @@ class Checkpoints(keras.callbacks.Callback):
         self._epoch, self._batch = epoch + 1, 0
         is_last = self._epoch == self.params["epochs"] or self.model.stop_training
         if self._is_asked or is_last or self._policy.is_due_at_epoch(self._epoch):
-            self._save(final=False)
+            self._save(final=False, metrics={k: v for k, v in (logs or {}).items() if isinstance(v, float)})
 
     def on_train_end(self, logs: Any = None) -> None:
         self._save(final=True)
         self._saver.wait()
 
-    def _save(self, final: bool) -> None:
+    def _save(self, final: bool, metrics: Mapping[str, float] | None = None) -> None:
         tensors, state = snapshot(self.model, self.everyone)
         state["stopping"] = bool(self.model.stop_training)
         place = {"stage": self._stage, "step": self._step, "epoch": self._epoch, "batch": self._batch}
-        self._saver.save(tensors, {**place, "final": final, "state": state})
+        self._saver.save(tensors, {**place, "final": final, "metrics": metrics or {}, "state": state})
         self._is_asked, self._saved_at = False, self._clock()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service.errors import StorageError
-from service.storage import places, retries, urls
+from service.storage import layout, places, retries, urls
 
 
 class Store:
@@ -123,11 +123,11 @@ class Store:
             StorageError: when the place cannot be written, or lets two writers create one
                 file, as some that speak S3's protocol do.
         """
-        path = f"checks/{uuid.uuid4().hex}"
+        path = f"{layout.SHARDS}/check-{uuid.uuid4().hex}"
         try:
             if not self.create(path, b"first") or self.create(path, b"second") or self.read(path) != b"first":
                 raise StorageError(f"{self.url} lets two writers create the same file, so it cannot hold a run's commit log.")
-            if path not in self.list("checks"):
+            if path not in self.list(layout.SHARDS):
                 raise StorageError(f"{self.url} does not list a file that was just written.")
         except FileNotFoundError as error:
             raise StorageError(f"{self.url} is not there: {error}. Create the bucket first.") from error

@@ -4,6 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from service.cluster.consensus import Council, Mailbox
+from service.policies.keeping import KeepPolicy, Mark
 from service.storage import receipts, retention, shards
 from service.storage.commits import Writer
 from service.storage.store import Store
@@ -17,7 +18,7 @@ class Saver:
     chief through the mailbox, so that no thread but the training's ever calls a collective.
     """
 
-    def __init__(self, store: Store, log: Writer | None, attempt: str, council: Council, keep: int) -> None:
+    def __init__(self, store: Store, log: Writer | None, attempt: str, council: Council, keep: KeepPolicy) -> None:
         """`log` is the chief's; the other workers have none."""
         self._store, self._log, self._attempt = store, log, attempt
         self._index, self._count, self._keep = council.index, council.count, keep
@@ -60,12 +61,13 @@ class Saver:
             return
         others = [self._mailbox.take(f"saved/{serial}/{worker}") for worker in range(1, self._count)]
         self._log.append("checkpoint", {**body, "shards": receipts.merge([written, *others])})
-        retention.delete(self._log, retention.surplus(self._log, self._keep, _ends_of_stages(self._log)))
+        retention.delete(self._log, retention.surplus(self._log, self._keep.last, self._staying(self._log)))
 
-
-def _ends_of_stages(log: Writer) -> set[int]:
-    """Returns the checkpoints that stay whatever comes after: each stage's last one, and what the stage left."""
-    newest: dict[tuple[int, bool], int] = {}
-    for entry in log.checkpoints():
-        newest.setdefault((entry.body["stage"], bool(entry.body.get("final"))), entry.number)
-    return set(newest.values())
+    def _staying(self, log: Writer) -> set[int]:
+        """Returns the checkpoints that stay: the policy's, each stage's last one, and what each stage left."""
+        saved = log.checkpoints()
+        newest: dict[tuple[int, bool], int] = {}
+        for entry in saved:
+            newest.setdefault((entry.body["stage"], bool(entry.body.get("final"))), entry.number)
+        marks = [Mark(entry.number, entry.body["step"], entry.body.get("metrics", {})) for entry in saved]
+        return self._keep.kept(marks) | set(newest.values())
