@@ -23,6 +23,7 @@ from service.run import Run
 from service.storage import layout, restore
 from service.storage.commits import CommitLog
 from service.storage.store import Store
+from service.storage.views import Views
 from service.training import models
 from service.training.saver import Saver
 from service.training.start import Start
@@ -48,6 +49,7 @@ class Attempt:
         log = CommitLog.open(store, name, {"workers": self.council.count}) if self._is_chief else None
         keep = policy_of(run.keep, run.keep_best, run.keep_every_steps)
         self._saver = Saver(store, log, name, self.council, keep)
+        self._views = Views(store)
         self._stages = 0
         self._history: dict[str, list[float]] = {}
 
@@ -62,8 +64,8 @@ class Attempt:
         checkpoints = Checkpoints(self._saver, policy, number, self._is_chief)
         stage = methods.Stage(
             callbacks=[
-                HistoryFiles(self.store, number, self._is_chief),
-                Scalars(self.store, number, self._is_chief),
+                HistoryFiles(self._views, number, self._is_chief),
+                Scalars(self.store, self._views, number, self._is_chief),
                 checkpoints,
             ],
             saving=checkpoints,
@@ -77,6 +79,7 @@ class Attempt:
             self._saver.append("stage", {"stage": number, "result": result})
             self.store.write(layout.model_json(number), json.dumps(models.describe(model), indent=1).encode())
             self.store.write(layout.model(number), models.to_bytes(model))
+            self._views.close()
         return history
 
     def guarded(self, job: Callable[[Any], Any], worker: Any) -> Any:
@@ -96,6 +99,7 @@ class Attempt:
     def abandon(self) -> None:
         """Lets what is being saved be committed, after which this attempt does nothing more."""
         self._saver.wait()
+        self._views.close()
 
     def finish(self, returned: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         """Commits the end of the run, and returns its result as plain values."""

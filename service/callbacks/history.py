@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from service.storage import layout
-from service.storage.store import Store
+from service.storage.views import Views
 from service.training.state import history_of
 
 
@@ -19,9 +19,9 @@ class HistoryFiles(keras.callbacks.Callback):
         rows: each epoch's logs with its number, from 1; part of the run's state.
     """
 
-    def __init__(self, store: Store, stage: int, is_chief: bool) -> None:
+    def __init__(self, views: Views, stage: int, is_chief: bool) -> None:
         super().__init__()
-        self._target = (store, stage, is_chief)
+        self._target = (views, stage, is_chief)
         self.rows: list[dict[str, Any]] = []
 
     def get_state(self) -> dict[str, Any]:
@@ -33,12 +33,13 @@ class HistoryFiles(keras.callbacks.Callback):
         self.rows = state["rows"]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        store, stage, is_chief = self._target
+        views, stage, is_chief = self._target
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, float | int)}
         self.rows.append({"epoch": epoch + 1, **numbers})
         if is_chief:
-            store.write(layout.history_json(stage), json.dumps(history_of(self.model), indent=1).encode())
-            store.write(layout.history_csv(stage), _table(self.rows).encode())
+            history, table = json.dumps(history_of(self.model), indent=1).encode(), _table(self.rows).encode()
+            views.put(layout.history_json(stage), lambda: history)
+            views.put(layout.history_csv(stage), lambda: table)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

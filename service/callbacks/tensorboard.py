@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from service.storage import layout, urls
 from service.storage.store import Store
+from service.storage.views import Views
 
 
 class Scalars(keras.callbacks.Callback):
@@ -16,12 +17,12 @@ class Scalars(keras.callbacks.Callback):
 
     A validation metric has the name of its training metric, so TensorBoard draws both in one
     chart. In a folder the event files grow in place; for any other storage they grow beside the
-    process and are copied whole after each epoch.
+    process and are copied whole, off the training thread.
     """
 
-    def __init__(self, store: Store, stage: int, is_chief: bool) -> None:
+    def __init__(self, store: Store, views: Views, stage: int, is_chief: bool) -> None:
         super().__init__()
-        self._store, self._stage, self._is_chief = store, stage, is_chief
+        self._store, self._views, self._stage, self._is_chief = store, views, stage, is_chief
         self._in_place = urls.is_folder(store.url)
         self._writers: dict[str, Any] = {}
 
@@ -67,4 +68,4 @@ class Scalars(keras.callbacks.Callback):
         if self._in_place:
             return
         for path in self._root.rglob("events.*"):
-            self._store.write(path.relative_to(self._root).as_posix(), path.read_bytes())
+            self._views.put(path.relative_to(self._root).as_posix(), path.read_bytes)
