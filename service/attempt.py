@@ -5,7 +5,7 @@ import inspect
 import json
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from service.callbacks.history import HistoryFiles
 from service.callbacks.tensorboard import Scalars
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
-from service.errors import JobFailed, ServiceError
+from service.errors import JobFailed, RunInvalid, ServiceError
 from service.policies.keeping import policy_of
 from service.policies.saving import SavePolicy
 from service.run import Run
@@ -27,7 +27,7 @@ from service.storage.views import Views
 from service.training import models
 from service.training.saver import Saver
 from service.training.start import Start
-from service.training.state import history_of, restore_callbacks, restore_model
+from service.training.state import history_of, restore_callbacks, restore_models, snapshot
 
 
 class Attempt:
@@ -110,33 +110,62 @@ class Attempt:
         self._saver.append("finished", {"options": dict(options), **result})
         return result
 
+    def steps(self, total: int, trained: Mapping[str, Any], every: int) -> Iterator[int]:
+        """Yields the numbers of the steps that are left of a hand-written loop. Collective: every worker calls this."""
+        if total < 1 or every < 1 or not trained or not all(name and model.compiled for name, model in trained.items()):
+            raise RunInvalid(
+                f"worker.steps({total}, models={sorted(trained)}, every={every}): expected whole numbers, 1 or more, and "
+                "compiled models by name."
+            )
+        self._stages += 1
+        number = self._stages
+        _, found = self._newest(number, total, any_kind=True)
+        if found is not None:
+            restore_models(trained, found.entry.body["state"], found.tensors)
+            restore_callbacks([], found.entry.body["state"], found.tensors)
+        for step in range(0 if found is None else found.entry.body["step"], total):
+            yield step
+            if (step + 1) % every == 0 or step + 1 == total:
+                tensors, state = snapshot(trained, [])
+                place = {"stage": number, "step": step + 1, "epoch": 0, "batch": 0, "final": False}
+                self._saver.save(tensors, {**place, "metrics": {}, "state": state})
+        self._saver.append("stage", {"stage": number, "result": {"epochs": total, "stopped": False, "history": {}}})
+
+    def _newest(self, number: int, end: int, any_kind: bool = False) -> tuple[bool, restore.Restored | None]:
+        """Returns whether an earlier attempt trained all of the stage, and the checkpoint to take up, the same on all workers.
+
+        `end` is the last epoch, or step, that is asked for now. A hand-written loop leaves what it
+        would go on with, so its checkpoints are of one kind.
+        """
+        log = CommitLog(self.store)
+        log.refresh()
+        result = log.results().get(number) if self._is_chief else None
+        is_over = self.council.chief(result is not None and (result["stopped"] or result["epochs"] >= end))
+        found = restore.newest(log, number, final=None if any_kind else is_over) if self._is_chief else None
+        place = self.council.chief(None if found is None else found.entry.number)
+        if place is not None and found is None:
+            found = restore.one(log, place)
+        for entry, problem in (found.skipped if found else {}).items():
+            print(f"Checkpoint {entry} was skipped: {problem}", flush=True)
+        return is_over, found
+
     def _start(
         self, number: int, epochs: int, checkpoints: Checkpoints, model: Any, stateful: list[Any], given: Start
     ) -> Start:
         """Puts the model where the stage's newest checkpoint left it, and tells where training begins."""
         checkpoints.everyone = stateful
-        log = CommitLog(self.store)
-        log.refresh()
-        result = log.results().get(number) if self._is_chief else None
-        is_over = self.council.chief(result is not None and (result["stopped"] or result["epochs"] >= epochs))
-        found = restore.newest(log, number, final=is_over) if self._is_chief else None
-        place = self.council.chief(None if found is None else found.entry.number)
-        if place is None:
-            return given
+        is_over, found = self._newest(number, epochs)
         if found is None:
-            found = restore.one(log, place)
-        for entry, problem in found.skipped.items():
-            print(f"Checkpoint {entry} was skipped: {problem}", flush=True)
-        state, tensors = found.entry.body["state"], found.tensors
-        restore_model(model, tensors)
-        body = found.entry.body
+            return given
+        body, tensors = found.entry.body, found.tensors
+        restore_models({"": model}, body["state"], tensors)
         checkpoints.begin(body)
         begun = Start(
             epoch=body["epoch"],
             batch=body["batch"],
             is_over=is_over,
-            is_stopped=bool(state["stopping"]),
-            restore=lambda: restore_callbacks(stateful, state, tensors),
+            is_stopped=bool(body["state"]["stopping"]),
+            restore=lambda: restore_callbacks(stateful, body["state"], tensors),
         )
         if is_over:
             self._take_over(model, stateful, begun)

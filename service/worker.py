@@ -1,7 +1,7 @@
 """What each worker does, top to bottom."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -54,6 +54,24 @@ class Worker:
         Collective: every worker calls this.
         """
         return self._attempt.fit(model, *args, **kwargs)
+
+    def steps(self, total: int, models: "Mapping[str, keras.Model]", every: int = 100) -> Iterator[int]:
+        """Yields the steps 0, 1, ... total - 1 of a loop written by hand, which is a stage as `fit` is.
+
+        Every so many steps the models are committed, with their optimizers; a run that goes on
+        puts them back and yields the steps that are left.
+        Collective: every worker iterates this.
+
+            for step in worker.steps(1000, models={"g": g, "d": d}):
+                worker.train_on_batch(d, ...)
+                worker.train_on_batch(g, ...)
+
+        Args:
+            total: how many steps there are.
+            models: the compiled models that the loop trains, by any names.
+            every: steps between checkpoints; the last step is saved too.
+        """
+        return self._attempt.steps(total, models, every)
 
     def evaluate(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """As `service.evaluate`. Collective: every worker calls this."""

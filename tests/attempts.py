@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+import service
 from service.attempt import Attempt
 from service.cluster import strategy
 from service.run import Run
@@ -127,3 +128,35 @@ def train(
         "plateau": (plateau.wait, plateau.best, plateau.cooldown_counter),
         "rate": float(model.optimizer.learning_rate),
     }
+
+
+def alternate(url: str, stop_before: int | None, total: int = 7) -> dict[str, Any] | None:
+    """Trains a generator and a discriminator in turn, by hand; returns their variables, or None when it stopped.
+
+    Collective: every worker calls this.
+    """
+    run = Run("test", storage=url, seed=5)
+    keras.utils.set_random_seed(5)
+    attempt = Attempt(run, Store(url), strategy.connect())
+    d = keras.Sequential([keras.Input((2,)), layers.Dense(4, "tanh"), layers.Dropout(0.2), layers.Dense(1)])
+    d.compile(keras.optimizers.Adam(0.05), keras.losses.BinaryCrossentropy(from_logits=True))
+    g = keras.Sequential([keras.Input((5,)), layers.Dense(4, "tanh"), layers.Dense(2)])
+    d.trainable = False
+    both = keras.Sequential([g, d])
+    both.compile(keras.optimizers.Adam(0.05), keras.losses.BinaryCrossentropy(from_logits=True))
+    d.trainable = True
+    losses = []
+    for step in attempt.steps(total, {"d": d, "both": both}, 2):
+        if step == stop_before:
+            attempt.abandon()
+            return None
+        rows = slice(step % 4 * 8, step % 4 * 8 + 9)
+        made = service.predict(g, X[rows], verbose=0)
+        d.trainable = True
+        labels = np.repeat([1.0, 0.0], 9)[:, None]
+        losses.append(service.train_on_batch(d, np.concatenate([Y[rows], made]), labels))
+        d.trainable = False
+        losses.append(service.train_on_batch(both, X[rows], np.ones((9, 1))))
+    attempt.finish(None, {})
+    everything = [*both.variables, *d.optimizer.variables, *both.optimizer.variables]
+    return {"losses": losses[-4:], "variables": [keras.ops.convert_to_numpy(v) for v in everything]}

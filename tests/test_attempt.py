@@ -92,3 +92,14 @@ def test_checkpoints_hold_the_places_the_policy_names(two, tmp_path):
     places = [(entry.body["step"], entry.body["epoch"], entry.body["batch"]) for entry in reversed(log.checkpoints())]
     # Five steps an epoch; epoch 0 ends at step 5, where its own checkpoint is due by epochs.
     assert places == [(2, 0, 2), (4, 0, 4), (5, 1, 0), (6, 1, 1)]
+
+
+def test_a_loop_written_by_hand_goes_on_where_it_was(two, tmp_path):
+    uninterrupted = two.call(attempts.alternate, str(tmp_path / "whole"), None)
+    assert two.call(attempts.alternate, str(tmp_path / "cut"), 5) == [None, None]
+    log = CommitLog(Store(str(tmp_path / "cut")))
+    log.refresh()
+    assert [entry.body["step"] for entry in log.checkpoints()] == [4, 2]
+    for mine, other in zip(two.call(attempts.alternate, str(tmp_path / "cut"), None), uninterrupted, strict=True):
+        same(mine, other)
+    assert two.call(attempts.alternate, str(tmp_path / "cut"), None)[0]["losses"] == []

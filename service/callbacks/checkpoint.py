@@ -69,7 +69,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._saver.wait()
 
     def _save(self, final: bool, metrics: Mapping[str, float] | None = None) -> None:
-        tensors, state = snapshot(self.model, self.everyone)
+        tensors, state = snapshot({"": self.model}, self.everyone)
         state["stopping"] = bool(self.model.stop_training)
         place = {"stage": self._stage, "step": self._step, "epoch": self._epoch, "batch": self._batch}
         self._saver.save(tensors, {**place, "final": final, "metrics": metrics or {}, "state": state})

@@ -14,6 +14,7 @@ from service.errors import ModelInvalid
 from service.exact import keras_seams
 from service.storage import pieces
 from service.storage.pieces import Piece
+from service.training import plain
 
 _COUNTER = re.compile(r"_\d+(?=/|_|$)")
 _NOT_STATE = ("_model", "params", "validation_data")  # what a callback is given, not what it knows
@@ -54,39 +55,53 @@ class Snapshot(Mapping[str, np.ndarray]):
         return {name: (math.prod(t.shape), np.dtype(_numpy_type(t)).itemsize) for name, t in self._held.items()}
 
 
-def variables(model: Any) -> dict[str, Any]:
-    """Returns all variables of a compiled model by a name that is its own: weights, optimizer, metrics, noise."""
-    groups = {
-        "model": model.variables,
-        "optimizer": model.optimizer.variables,
-        "metrics": [v for metric in model.metrics for v in metric.variables],
-        "noise": [keras_seams.global_seed_generator().state],
-    }
-    # The place tells a variable; Keras numbers its automatic names by what the process made before.
-    return {
-        f"{group}/{i:04d}/{_COUNTER.sub('', v.path)}": v for group, members in groups.items() for i, v in enumerate(members)
-    }
+def variables(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all variables of compiled models, each once, by a name that is its own.
+
+    Weights, optimizers and noise of every model; metrics of the one that `fit` trains, which
+    has no name, for a hand-written loop begins its metrics anew in every step.
+    """
+    named: dict[str, Any] = {"noise/0000/state": keras_seams.global_seed_generator().state}
+    seen = {id(named["noise/0000/state"])}
+    for key, model in models.items():
+        metrics = [v for metric in model.metrics for v in metric.variables] if key == "" else []
+        for kind, members in (("model", model.variables), ("optimizer", model.optimizer.variables), ("metrics", metrics)):
+            for i, variable in enumerate(members):
+                if id(variable) not in seen:
+                    # The place tells a variable; Keras numbers its automatic names by what the process made before.
+                    named["/".join(filter(None, (key, kind, f"{i:04d}", _COUNTER.sub("", variable.path))))] = variable
+                    seen.add(id(variable))
+    return named
 
 
-def snapshot(model: Any, callbacks: list[Any]) -> tuple[Snapshot, dict[str, Any]]:
-    """Returns the tensors and the plain values of the model and its callbacks."""
-    held = {name: _hold(variable) for name, variable in variables(model).items()}
+def snapshot(models: Mapping[str, Any], callbacks: list[Any]) -> tuple[Snapshot, dict[str, Any]]:
+    """Returns the tensors and the plain values of the models and callbacks."""
+    mine = variables(models)
+    held = {name: _hold(variable) for name, variable in mine.items()}
+    names = {id(variable): name for name, variable in mine.items()}
+    trained = {key: [names[id(v)] for v in model.optimizer._trainable_variables] for key, model in models.items()}
     values = []
     for i, callback in enumerate(callbacks):
         packed: dict[str, np.ndarray] = {}
-        plain = _pack(callback_state(callback), f"callbacks/{i:02d}", packed)
+        state = plain.pack(callback_state(callback), f"callbacks/{i:02d}", packed)
         held |= packed
-        values.append({"class": type(callback).__name__, "state": plain})
-    return Snapshot(held), {"callbacks": values, "random": _random_states()}
+        values.append({"class": type(callback).__name__, "state": state})
+    return Snapshot(held), {"callbacks": values, "random": _random_states(), "trained": trained}
 
 
-def restore_model(model: Any, tensors: Mapping[str, np.ndarray]) -> None:
-    """Puts a snapshot's tensors into the model's variables.
+def restore_models(models: Mapping[str, Any], state: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Puts a snapshot's tensors into the models' variables.
+
+    An optimizer that has no variables yet is built for those that it trained then.
 
     Raises:
-        ModelInvalid: the model's variables are others than the snapshot's, naming the first difference.
+        ModelInvalid: the models' variables are others than the snapshot's, naming the first difference.
     """
-    mine = variables(model)
+    mine = variables(models)
+    for key, names in state["trained"].items():
+        if key in models and names and not models[key].optimizer.built and all(name in mine for name in names):
+            models[key].optimizer.build([mine[name] for name in names])
+    mine = variables(models)
     saved = {name: tensor for name, tensor in tensors.items() if not _is_own(name)}
     if mine.keys() != saved.keys():
         missing, extra = sorted(mine.keys() - saved.keys()), sorted(saved.keys() - mine.keys())
@@ -110,7 +125,7 @@ def restore_callbacks(callbacks: list[Any], state: dict[str, Any], tensors: Mapp
     """
     for callback, saved in zip(callbacks, state["callbacks"], strict=False):
         if type(callback).__name__ == saved["class"]:
-            set_callback_state(callback, _unpack(saved["state"], tensors))
+            set_callback_state(callback, plain.unpack(saved["state"], tensors))
     _set_random_states(state["random"])
 
 
@@ -118,7 +133,7 @@ def callback_state(callback: Any) -> dict[str, Any]:
     """Returns what a callback knows: its get_state() if it has one, else its plain attributes."""
     if hasattr(callback, "get_state"):
         return callback.get_state()
-    return {name: value for name, value in vars(callback).items() if name not in _NOT_STATE and _is_plain(value)}
+    return {name: value for name, value in vars(callback).items() if name not in _NOT_STATE and plain.is_plain(value)}
 
 
 def set_callback_state(callback: Any, state: dict[str, Any]) -> None:
@@ -165,48 +180,6 @@ def _hold(variable: Any) -> Any:
 
 def _numpy_type(tensor: Any) -> Any:
     return tensor.dtype.as_numpy_dtype if hasattr(tensor.dtype, "as_numpy_dtype") else tensor.dtype
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "fiub"
-    return value is None or isinstance(value, bool | int | float | str | np.generic)
-
-
-def _pack(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
-    """Returns a plain value as strict JSON, its arrays moved to `tensors`."""
-    if isinstance(value, dict):
-        return {key: _pack(item, f"{name}/{key}", tensors) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_pack(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
-    if isinstance(value, tuple):
-        return {"$tuple": _pack(list(value), name, tensors)}
-    if isinstance(value, np.ndarray):
-        tensors[name] = value.copy()
-        return {"$tensor": name}
-    if isinstance(value, np.generic):
-        return _pack(value.item(), name, tensors)
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": str(value)}
-    return value
-
-
-def _unpack(value: Any, tensors: Mapping[str, np.ndarray]) -> Any:
-    if isinstance(value, list):
-        return [_unpack(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "$tuple" in value:
-        return tuple(_unpack(value["$tuple"], tensors))
-    if "$tensor" in value:
-        return np.array(tensors[value["$tensor"]])
-    if "$float" in value:
-        return float(value["$float"])
-    return {key: _unpack(item, tensors) for key, item in value.items()}
 
 
 def history_of(model: Any) -> dict[str, list[float]]:

@@ -41,7 +41,7 @@ def test_what_cannot_come_back_is_named(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", local_loss)
     saved(model, tmp_path)
-    with pytest.raises(ModelInvalid, match="local_loss.*made inside a function; move it"):
+    with pytest.raises(ModelInvalid, match=r"local_loss.*made inside a function; move it"):
         service.load_model(str(tmp_path))
 
 

@@ -24,7 +24,7 @@ Y = np.random.RandomState(1).randn(20, 3).astype("float32")
 def test_a_snapshot_stays_as_it_was_while_training_goes_on():
     trained = model()
     trained.fit(X, Y, verbose=0)
-    held, _ = state.snapshot(trained, [])
+    held, _ = state.snapshot({"": trained}, [])
     copies = {name: held[name].copy() for name in held}
     trained.fit(X, Y, epochs=3, verbose=0)
     assert all(np.array_equal(held[name], copies[name]) for name in held)
@@ -34,23 +34,23 @@ def test_a_snapshot_stays_as_it_was_while_training_goes_on():
 def test_a_restored_model_goes_on_to_the_same_bits():
     first = model()
     first.fit(X, Y, batch_size=6, epochs=2, shuffle=False, verbose=0)
-    held, _ = state.snapshot(first, [])
+    held, plain = state.snapshot({"": first}, [])
     tensors = {name: held[name].copy() for name in held}
     first.fit(X, Y, batch_size=6, epochs=2, shuffle=False, verbose=0)
 
     second = model()
     second.fit(X[:1], Y[:1], verbose=0)  # so that its optimizer and metrics have variables
-    state.restore_model(second, tensors)
+    state.restore_models({"": second}, plain, tensors)
     second.fit(X, Y, batch_size=6, epochs=2, shuffle=False, verbose=0)
     for one, other in zip(first.variables, second.variables, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
 def test_another_model_is_refused_by_what_differs():
-    held, _ = state.snapshot(model(), [])
+    held, plain = state.snapshot({"": model()}, [])
     with pytest.raises(ModelInvalid, match=r"has shape \(4, 3\), the model's \(4, 5\)"):
         other = model(units=5)
-        state.restore_model(other, dict(held))
+        state.restore_models({"": other}, plain, dict(held))
 
 
 def test_callbacks_come_back_with_infinities_arrays_and_tuples():
@@ -58,7 +58,7 @@ def test_callbacks_come_back_with_infinities_arrays_and_tuples():
     stopping.best, stopping.wait = np.inf, 2
     stopping.best_weights = [np.arange(6.0).reshape(2, 3), np.zeros(0)]
     stopping.extra = (1, "two", None, {"three": [np.float32(3.5)]})
-    held, plain = state.snapshot(model(), [stopping])
+    held, plain = state.snapshot({"": model()}, [stopping])
 
     fresh = keras.callbacks.EarlyStopping("loss", patience=3, restore_best_weights=True)
     state.restore_callbacks([fresh], plain, held)
@@ -80,6 +80,6 @@ def test_an_author_s_get_state_is_asked_first():
 
     own, other = Own(), Own()
     own.count = 41
-    held, plain = state.snapshot(model(), [own])
+    held, plain = state.snapshot({"": model()}, [own])
     state.restore_callbacks([other], plain, held)
     assert other.count == 42
