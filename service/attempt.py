@@ -150,14 +150,27 @@ class Attempt:
         return is_over, found
 
     def _start(
-        self, number: int, epochs: int, checkpoints: Checkpoints, model: Any, stateful: list[Any], given: Start
+        self,
+        number: int,
+        epochs: int,
+        checkpoints: Checkpoints,
+        model: Any,
+        stateful: list[Any],
+        given: Start,
+        identity: dict[str, Any],
     ) -> Start:
         """Puts the model where the stage's newest checkpoint left it, and tells where training begins."""
-        checkpoints.everyone = stateful
+        checkpoints.everyone, checkpoints.identity = stateful, identity
         is_over, found = self._newest(number, epochs)
         if found is None:
             return given
         body, tensors = found.entry.body, found.tensors
+        if changed := [name for name, value in identity.items() if body["identity"][name] != value]:
+            raise RunInvalid(
+                f"Stage {number} of the run {self.store.url} was begun with other {' and '.join(changed)}: "
+                + "; ".join(f"{name} was {body['identity'][name]!r}, now {identity[name]!r}" for name in changed)
+                + ". Give what it was begun with to go on, or another name to begin a new run."
+            )
         restore_models({"": model}, body["state"], tensors)
         checkpoints.begin(body)
         begun = Start(

@@ -34,13 +34,14 @@ class Stage:
         saving: the one of them that saves checkpoints.
         seed: of the order of the rows.
         start: called once the model is built, with it, the callbacks whose state counts (the same on
-            every worker) and where fit's arguments begin; tells where training begins.
+            every worker), where fit's arguments begin, and what of them must stay the same over the
+            attempts at a run; tells where training begins.
     """
 
     callbacks: list[keras.callbacks.Callback]
     saving: loop.Saving
     seed: int
-    start: Callable[[Any, list[Any], Start], Start]
+    start: Callable[[Any, list[Any], Start, dict[str, Any]], Start]
 
 
 def fit(
@@ -95,7 +96,9 @@ def fit(
     stateful = _stateful(callbacks, stage)
     listed = _callback_list(model, stateful, verbose, council, epochs, plan.steps, lines=True)
     validate = _validation(model, group, held_out, validation_batch_size or batch_size, validation_freq, listed)
-    start = stage.start(model, stateful, Start(initial_epoch)) if stage else Start(initial_epoch)
+    start = Start(initial_epoch)
+    if stage:
+        start = stage.start(model, stateful, start, _identity(plan, held_out))
     if not start.is_over:
         loop.train(step, plan, listed, council, start, epochs, validate, stage.saving if stage else None)
     return model.history
@@ -216,6 +219,16 @@ def _ready(
             "Build the model the same way on every worker: SameStep sets the seed of Keras, NumPy and Python before the job.",
         )
     return step_for(model, group, source.like)
+
+
+def _identity(plan: Plan, held_out: Arrays | None) -> dict[str, Any]:
+    """Returns what decides which rows every step sees."""
+    return {
+        "batch_size": plan.batch_size,
+        "shuffle": plan.shuffle,
+        "data": plan.source.fingerprint(),
+        "validation data": None if held_out is None else held_out.fingerprint(),
+    }
 
 
 def _validation(

@@ -87,7 +87,12 @@ def build() -> Any:
 
 
 def train(
-    url: str, moment: tuple[str, int, int] | None, epochs: int = 5, saves: dict[str, Any] | None = None, folds: int = 1
+    url: str,
+    moment: tuple[str, int, int] | None,
+    epochs: int = 5,
+    saves: dict[str, Any] | None = None,
+    folds: int = 1,
+    changes: dict[str, Any] | None = None,
 ) -> dict[str, Any] | str:
     """Makes one attempt at the run; returns what it left, or the moment that interrupted it.
 
@@ -107,11 +112,10 @@ def train(
                 model,
                 X,
                 Y,
-                sample_weight=WEIGHTS,
-                batch_size=8,
                 epochs=epochs,
                 validation_split=0.2,
                 verbose=0,
+                **{"batch_size": 8, "sample_weight": WEIGHTS, **(changes or {})},
                 callbacks=[Interrupt(moment if fold == folds - 1 else None), stopping, plateau, author],
             )
             histories.append(history.history)

@@ -6,7 +6,7 @@ import pytest
 from service.storage.commits import CommitLog
 from service.storage.store import Store
 from tests import attempts
-from tests.processes import Workers
+from tests.processes import WorkerFailed, Workers
 
 pytestmark = pytest.mark.processes
 # 45 rows less the last fifth are 36: 8, 8, 8, 8, 4 in an epoch; validation has two batches.
@@ -103,3 +103,11 @@ def test_a_loop_written_by_hand_goes_on_where_it_was(two, tmp_path):
     for mine, other in zip(two.call(attempts.alternate, str(tmp_path / "cut"), None), uninterrupted, strict=True):
         same(mine, other)
     assert two.call(attempts.alternate, str(tmp_path / "cut"), None)[0]["losses"] == []
+
+
+def test_other_rows_in_a_step_are_refused_by_name(one, tmp_path):
+    one.call(attempts.train, str(tmp_path), None, 1)
+    with pytest.raises(WorkerFailed, match="begun with other batch_size: batch_size was 8, now 9"):
+        one.call(attempts.train, str(tmp_path), None, 2, None, 1, {"batch_size": 9})
+    with pytest.raises(WorkerFailed, match="begun with other data and validation data"):
+        one.call(attempts.train, str(tmp_path), None, 2, None, 1, {"sample_weight": attempts.WEIGHTS + 1.0})

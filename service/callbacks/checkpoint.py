@@ -19,6 +19,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     Attributes:
         everyone: all callbacks of this fit, whose state is saved with the model's.
+        identity: what must be the same where another attempt goes on.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Checkpoints(keras.callbacks.Callback):
         super().__init__()
         self._saver, self._policy, self._stage, self._is_chief, self._clock = saver, policy, stage, is_chief, clock
         self.everyone: list[Any] = []
+        self.identity: dict[str, Any] = {}
         self._epoch = self._batch = self._step = 0
         self._is_asked = False
         self._saved_at = clock()
@@ -72,5 +74,7 @@ class Checkpoints(keras.callbacks.Callback):
         tensors, state = snapshot({"": self.model}, self.everyone)
         state["stopping"] = bool(self.model.stop_training)
         place = {"stage": self._stage, "step": self._step, "epoch": self._epoch, "batch": self._batch}
-        self._saver.save(tensors, {**place, "final": final, "metrics": metrics or {}, "state": state})
+        self._saver.save(
+            tensors, {**place, "final": final, "metrics": metrics or {}, "identity": self.identity, "state": state}
+        )
         self._is_asked, self._saved_at = False, self._clock()

@@ -55,7 +55,7 @@ class Council:
         """
         if self._strategy is None:
             return
-        digests = np.stack([_digest(value) for value in things.values()])
+        digests = np.stack([digest(value) for value in things.values()])
         everyone = self.gather(digests)
         wrong = {
             name: [worker for worker in range(self.count) if not np.array_equal(everyone[worker, i], everyone[0, i])]
@@ -72,11 +72,11 @@ class Council:
         return self._strategy.run(reduce, args=(placed,))  # type: ignore[union-attr]
 
 
-def _digest(array: np.ndarray) -> np.ndarray:
+def digest(array: np.ndarray) -> np.ndarray:
     """Returns [4] int64, the SHA-256 of an array's shape, type and content."""
-    digest = hashlib.sha256(repr((array.shape, str(array.dtype))).encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return np.frombuffer(digest.digest(), np.int64)
+    content = hashlib.sha256(repr((array.shape, str(array.dtype))).encode())
+    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return np.frombuffer(content.digest(), np.int64)
 
 
 class Mailbox:

@@ -1,10 +1,12 @@
 """Where rows come from: arrays, sliced by index."""
 
+import hashlib
 from typing import Any
 
 import keras
 import numpy as np
 
+from service.cluster.consensus import digest
 from service.errors import DataInvalid
 
 
@@ -58,6 +60,13 @@ class Arrays:
             return Arrays(*keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], self.like))
 
         return part(slice(0, at)), part(slice(at, None))
+
+    def fingerprint(self) -> str:
+        """Returns text that tells these arrays from any others: a SHA-256 of their names, shapes, types and content."""
+        whole = hashlib.sha256()
+        for name, leaf in self.leaves():
+            whole.update(name.encode() + digest(leaf).tobytes())
+        return whole.hexdigest()
 
     def leaves(self) -> list[tuple[str, np.ndarray]]:
         """Returns each array with the argument's name and its path in it, such as ("y['labels']", array)."""
