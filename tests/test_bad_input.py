@@ -132,19 +132,15 @@ def test_what_cannot_run_is_refused_before_anything_is_loaded_or_made(case, tmp_
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "advice"),
-    [
-        ("TF_USE_LEGACY_KERAS", "1", "Unset the variable"),
-        ("TF_USE_LEGACY_KERAS", "True", "Unset the variable"),
-        ("KERAS_BACKEND", "jax", "set KERAS_BACKEND=tensorflow"),
-    ],
+    ("variable", "value"),
+    [("TF_USE_LEGACY_KERAS", "1"), ("TF_USE_LEGACY_KERAS", "True"), ("KERAS_BACKEND", "jax")],
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_another_keras_is_refused_before_anything_is_loaded_or_made(variable, value, advice, workers, tmp_path):
+def test_another_keras_is_refused_before_anything_is_loaded_or_made(variable, value, workers, tmp_path):
     refused = refusal(tmp_path, f"service.train(job, service.Run('a', workers={workers}))", **{variable: value})
     assert (refused.kind, refused.loaded, refused.made) == ("EnvironmentUnfit", [], []), refused.message
     assert f"{variable}={value}" in refused.message
-    assert advice in refused.message
+    assert "Unset the variable" in refused.message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files that can be made again, written off the caller's thread, only the newest of each name."""
+"""Files that can be made again, written off the caller's thread, the newest of each."""
 
 import threading
 import time

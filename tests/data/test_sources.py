@@ -68,7 +68,7 @@ def test_arrays_that_cannot_be_rows_are_refused_by_name(arguments, says):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_weight_that_is_no_number_is_refused_with_its_row(bad):
-    with pytest.raises(DataInvalid, match="sample_weight is .* at row 3"):
+    with pytest.raises(DataInvalid, match=r"sample_weight is .* at row 3"):
         weights.check(Arrays(X, X, np.array([1.0, 0.0, -2.0, bad, bad])))
 
 
