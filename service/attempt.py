@@ -160,7 +160,8 @@ class Attempt:
         identity: dict[str, Any],
     ) -> Start:
         """Puts the model where the stage's newest checkpoint left it, and tells where training begins."""
-        checkpoints.everyone, checkpoints.identity = stateful, identity
+        checkpoints.watch(stateful)
+        checkpoints.identity = identity
         is_over, found = self._newest(number, epochs)
         if found is None:
             return given

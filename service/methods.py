@@ -10,12 +10,13 @@ import keras
 import tensorflow as tf
 
 from service.callbacks.progress import EpochLines
+from service.checks import batch_size_of, check_alike, check_compiled, check_model, check_targets
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.data import weights
 from service.data.batches import Shuffle
 from service.data.sources import Arrays
-from service.errors import ModelInvalid, RunInvalid
+from service.errors import ModelInvalid
 from service.exact import group as groups
 from service.exact import keras_seams
 from service.training import loop
@@ -80,13 +81,14 @@ def fit(
     Raises:
         DataInvalid, ModelInvalid, WorkersDiffer: at the first line that can know.
     """
-    _check_compiled(model, "fit")
+    check_compiled(model, "fit")
     group, council = _surroundings(model)
-    batch_size = _batch_size(batch_size)
+    batch_size = batch_size_of(batch_size)
     source = Arrays(x, y, sample_weight)
     held_out = None
     if validation_data is not None:
-        held_out = Arrays(*keras.utils.unpack_x_y_sample_weight(validation_data))
+        val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
+        held_out = Arrays(val_x, val_y, val_weight, of="validation_data's ")
     elif validation_split:
         source, held_out = source.split(validation_split)
     source = weights.with_class_weight(source, class_weight)
@@ -119,11 +121,11 @@ def evaluate(
 
     Collective: every worker calls this, and gets the same.
     """
-    _check_compiled(model, "evaluate")
+    check_compiled(model, "evaluate")
     group, council = _surroundings(model)
     source = Arrays(x, y, sample_weight)
     step = _ready(model, group, council, source, None)
-    plan = Plan(source, _batch_size(batch_size))
+    plan = Plan(source, batch_size_of(batch_size))
     listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps)
     logs = keras_seams.pythonify(loop.test(step, plan, listed, steps))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
@@ -141,10 +143,11 @@ def predict(
 
     Collective: every worker calls this, and gets all rows.
     """
+    check_model(model, "predict")
     group, council = _surroundings(model)
     source = Arrays(x)
     step = _ready(model, group, council, source, None, training=False)
-    plan = Plan(source, _batch_size(batch_size))
+    plan = Plan(source, batch_size_of(batch_size))
     listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps)
     return loop.predict(step, plan, listed, steps)
 
@@ -153,33 +156,27 @@ def train_on_batch(
     model: Any, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
 ) -> Any:
     """Takes one step on one global batch, as `keras.Model.train_on_batch`. Collective: every worker calls this."""
-    _check_compiled(model, "train_on_batch")
+    check_compiled(model, "train_on_batch")
     source = weights.with_class_weight(Arrays(x, y, sample_weight), class_weight)
     return _on_batch(model, source, return_dict, lambda step, batch: step.train(*batch)[0])
 
 
 def test_on_batch(model: Any, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
     """Returns the metrics on one global batch, as `keras.Model.test_on_batch`. Collective: every worker calls this."""
-    _check_compiled(model, "test_on_batch")
+    check_compiled(model, "test_on_batch")
     return _on_batch(model, Arrays(x, y, sample_weight), return_dict, lambda step, batch: step.test(*batch))
 
 
 def _on_batch(model: Any, source: Arrays, return_dict: bool, act: Callable[[Step, Any], Any]) -> Any:
     group, _ = _surroundings(model)
     weights.check(source)
+    check_targets(model, source)
     build(model, source.like)
     step = step_for(model, group, source.like)
     model.reset_metrics()
     (batch,) = Plan(source, source.size).batches(group)
     logs = keras_seams.pythonify(step.logs(act(step, batch)))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
-
-
-def _check_compiled(model: Any, method: str) -> None:
-    if not isinstance(model, keras.Model):
-        raise ModelInvalid(f"service.{method} got a {type(model).__name__}: expected a Keras 3 model (keras.Model).")
-    if not model.compiled:
-        raise ModelInvalid(f'The model "{model.name}" is not compiled. Call model.compile(...) before {method}.')
 
 
 def _surroundings(model: Any) -> tuple[groups.Group, Council]:
@@ -203,21 +200,14 @@ def _ready(
     model: Any, group: groups.Group, council: Council, source: Arrays, held_out: Arrays | None, training: bool = True
 ) -> Step:
     """Checks data and model, builds what is not built, compares what all workers must hold alike."""
-    given = {"": source} if held_out is None else {"": source, "validation ": held_out}
-    for data in given.values():
+    given = [source] if held_out is None else [source, held_out]
+    for data in given:
         weights.check(data)
+        if training:
+            check_targets(model, data)
     if training or not model.built:
         build(model, source.like)
-    if council.count > 1:
-        arrays = {f"{kind}{name}": leaf for kind, data in given.items() for name, leaf in data.leaves()}
-        council.check_same(
-            arrays,
-            "Give every worker the whole data set in the same order: load or draw it from a fixed seed.",
-        )
-        council.check_same(
-            {f"the variable {v.path}": keras.ops.convert_to_numpy(v) for v in model.variables},
-            "Build the model the same way on every worker: SameStep sets the seed of Keras, NumPy and Python before the job.",
-        )
+    check_alike(model, given, council)
     return step_for(model, group, source.like)
 
 
@@ -268,14 +258,6 @@ def _callback_list(
     return keras.callbacks.CallbackList(
         [*own, *shown], add_progbar=verbose == 1, verbose=verbose, epochs=epochs, steps=steps, model=model
     )
-
-
-def _batch_size(batch_size: int | None) -> int:
-    if batch_size is None:
-        return 32
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise RunInvalid(f"batch_size={batch_size!r}: expected the rows of the global batch, 1 or more.")
-    return batch_size
 
 
 def _seed(council: Council) -> int:

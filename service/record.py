@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import secrets
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from service import environment
-from service.errors import RunInvalid, StorageError
+from service.errors import OptionUnknown, RunInvalid, StorageError
 from service.run import Run
 from service.storage import layout
 from service.storage.commits import CommitLog
@@ -91,6 +92,28 @@ def free_name(storage: str, name: str) -> str:
     return next(n for n in numbered if not Store(f"{storage.rstrip('/')}/{n}").exists(layout.RUN))
 
 
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options as their record will give them back: a tuple becomes a list.
+
+    Raises:
+        OptionUnknown: an option that JSON cannot hold, or would give back as something else.
+    """
+    return {name: _plain(name, value) for name, value in options.items()}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(f"{name}[{i}]", item) for i, item in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(f"{name}[{key!r}]", item) for key, item in value.items()}
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise OptionUnknown(
+        f"The job's option {name}={value!r} cannot be recorded: options must be plain JSON values "
+        "(text, finite numbers, true, false, null, lists, and dicts whose keys are text)."
+    )
+
+
 def finished(store: Store, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the recorded result of a run that finished with these very options, else None."""
     log = CommitLog(store)
@@ -110,7 +133,9 @@ def _git_commit() -> str | None:
     """Returns the commit of the working folder, with "+changes" where files differ from it; None outside a checkout."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True)
+        status = subprocess.run(
+            ["git", "--no-optional-locks", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")

@@ -1,7 +1,6 @@
 """One run, as a Ray Train job."""
 
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from typing import Any
 
 from service import environment, record, reference
 from service.cluster import ray_cluster
-from service.errors import JobFailed, OptionUnknown, RunInvalid, ServiceError, WorkersLost
+from service.errors import JobFailed, RunInvalid, ServiceError, WorkersLost
 from service.exact import keras_seams
 from service.run import Run
 from service.storage import urls
@@ -60,10 +59,8 @@ def train(job: Callable[..., Any], run: Run, **options: Any) -> Result:
     url = urls.check_url(f"{run.storage.rstrip('/')}/{run.name}")
     environment.check()
     keras_seams.check()
-    try:
-        json.dumps(options)
-    except TypeError as error:
-        raise OptionUnknown(f"The job's options are recorded, so they must be plain JSON values: {error}.") from error
+    options = record.plain(options)
+    _check_supported(run)
     if run.workers != 0:
         ray_cluster.check_machine(run)
     store = Store(url)
@@ -76,6 +73,19 @@ def train(job: Callable[..., Any], run: Run, **options: Any) -> Result:
         with record.owned(store):
             done = _perform(job, named, run, options, store)
     return Result(done["history"], done["metrics"], store.url)
+
+
+def _check_supported(run: Run) -> None:
+    """Refuses what a run can be described by, but this version does not do."""
+    if run.accelerator != "cpu":
+        raise RunInvalid(f'Run(accelerator="{run.accelerator}"): this version trains on CPUs only. Leave accelerator out.')
+    if not isinstance(run.workers, int):
+        raise RunInvalid(f"Run(workers={run.workers!r}): this version keeps the number of workers. Give one number.")
+    if run.devices_per_worker > 1 and run.workers > 1:
+        raise RunInvalid(
+            f"Run(workers={run.workers}, devices_per_worker={run.devices_per_worker}): on CPUs each of several workers drives "
+            "one device, or one worker drives several. Give one of the two as 1."
+        )
 
 
 def _perform(job: Callable[..., Any], named: str | None, run: Run, options: Mapping[str, Any], store: Store) -> dict[str, Any]:

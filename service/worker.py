@@ -113,7 +113,7 @@ def perform(job: Callable[[Worker], Any], run: Run, options: Mapping[str, Any], 
     from service.cluster import strategy as strategies
 
     strategies.use_threads(run.threads_per_worker)
-    strategy = strategies.connect(run.devices_per_worker)
+    strategy = strategies.connect(run.devices_per_worker, timeout_seconds=run.stall_seconds)
     keras.utils.set_random_seed(run.seed)
     if run.deterministic:
         strategies.be_deterministic()

@@ -15,7 +15,7 @@ FLOORS = [
     "storage cluster",
     "data exact",
     "training",
-    "callbacks",
+    "callbacks checks",
     "methods",
     "attempt",
     "worker reference record",
@@ -30,7 +30,7 @@ HOMES = {
     "ray": {"cluster", "trainer"},
     "fsspec": {"storage", "worker"},
     "tensorflow": {"cluster", "data", "exact", "training", "callbacks", "methods"},
-    "keras": {"data", "exact", "training", "callbacks", "methods", "attempt", "worker"},
+    "keras": {"data", "exact", "training", "callbacks", "checks", "methods", "attempt", "worker"},
 }
 FILES = sorted(path for path in SERVICE.rglob("*.py"))
 

@@ -1,5 +1,6 @@
 """Commits checkpoints of everything a run needs to go on."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import keras
 
 from service.policies.saving import SavePolicy
+from service.training import plain
 from service.training.saver import Saver
-from service.training.state import snapshot
+from service.training.state import callback_state, snapshot
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -28,6 +30,7 @@ class Checkpoints(keras.callbacks.Callback):
         super().__init__()
         self._saver, self._policy, self._stage, self._is_chief, self._clock = saver, policy, stage, is_chief, clock
         self.everyone: list[Any] = []
+        self._given: list[dict[str, Any]] = []
         self.identity: dict[str, Any] = {}
         self._epoch = self._batch = self._step = 0
         self._is_asked = False
@@ -60,6 +63,16 @@ class Checkpoints(keras.callbacks.Callback):
         if self._is_asked and self._batch < self.params["steps"]:
             self._save(final=False)
 
+    def watch(self, everyone: list[Any]) -> None:
+        """Takes the callbacks whose state is saved, as the job made them."""
+        self.everyone = everyone
+        self._given = [copy.deepcopy(callback_state(callback)) for callback in everyone]
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        # The last of the callbacks to begin, and before any state is put back.
+        begun = map(callback_state, self.everyone)
+        self._given = [plain.unchanged(known, given) for known, given in zip(begun, self._given, strict=True)]
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._epoch, self._batch = epoch + 1, 0
         is_last = self._epoch == self.params["epochs"] or self.model.stop_training
@@ -71,7 +84,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._saver.wait()
 
     def _save(self, final: bool, metrics: Mapping[str, float] | None = None) -> None:
-        tensors, state = snapshot({"": self.model}, self.everyone)
+        tensors, state = snapshot({"": self.model}, self.everyone, self._given)
         state["stopping"] = bool(self.model.stop_training)
         place = {"stage": self._stage, "step": self._step, "epoch": self._epoch, "batch": self._batch}
         self._saver.save(

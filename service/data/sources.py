@@ -18,14 +18,15 @@ class Arrays:
         size: the number of rows.
     """
 
-    def __init__(self, x: Any, y: Any = None, sample_weight: Any = None) -> None:
-        """Raises DataInvalid when lengths differ or there is no row, naming the argument."""
+    def __init__(self, x: Any, y: Any = None, sample_weight: Any = None, of: str = "") -> None:
+        """Raises DataInvalid when lengths differ or there is no row, naming the argument, with `of` in front."""
+        self.of = of
         named = {"x": x, "y": y, "sample_weight": sample_weight}
         arrays = {name: keras.tree.map_structure(_array, _with_arrays(value)) for name, value in named.items()}
         self.like = (arrays["x"], arrays["y"], arrays["sample_weight"])
-        lengths = {path: len(leaf) for name, value in arrays.items() for path, leaf in _leaves(name, value)}
+        lengths = {path: len(leaf) for name, value in arrays.items() for path, leaf in _leaves(of + name, value)}
         if not lengths:
-            raise DataInvalid("x is None: expected the whole data set as an array, a list or a dict of arrays.")
+            raise DataInvalid(f"{of}x is None: expected the whole data set as an array, a list or a dict of arrays.")
         if len(set(lengths.values())) > 1:
             given = ", ".join(f"{name} has {length}" for name, length in lengths.items())
             raise DataInvalid(
@@ -33,7 +34,7 @@ class Arrays:
             )
         self.size = next(iter(lengths.values()))
         if self.size == 0:
-            raise DataInvalid("The arrays have no rows: expected at least one sample.")
+            raise DataInvalid(f"{', '.join(lengths)}: the arrays have no rows; expected at least one sample.")
         self._flat = [leaf for leaf in keras.tree.flatten(self.like) if leaf is not None]
         weights = keras.tree.flatten(self.like[2])
         self._weights = [leaf for leaf in weights if leaf is not None]
@@ -71,7 +72,9 @@ class Arrays:
     def leaves(self) -> list[tuple[str, np.ndarray]]:
         """Returns each array with the argument's name and its path in it, such as ("y['labels']", array)."""
         return [
-            pair for name, value in zip(("x", "y", "sample_weight"), self.like, strict=True) for pair in _leaves(name, value)
+            pair
+            for name, value in zip(("x", "y", "sample_weight"), self.like, strict=True)
+            for pair in _leaves(self.of + name, value)
         ]
 
 

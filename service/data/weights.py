@@ -16,7 +16,7 @@ def check(source: Arrays) -> None:
         DataInvalid: naming the argument and the first bad row.
     """
     for name, leaf in source.leaves():
-        if not name.startswith("sample_weight"):
+        if not name.startswith(source.of + "sample_weight"):
             continue
         finite = np.isfinite(leaf)
         if not finite.all():
@@ -41,6 +41,8 @@ def with_class_weight(source: Arrays, class_weight: dict[int, float] | None) -> 
             f"class_weight={class_weight!r} needs one y of class numbers or one-hot rows, and a dict of class: weight. "
             "With several outputs give sample_weight, one array an output."
         )
+    if wrong := {label: weight for label, weight in class_weight.items() if not np.isfinite(weight)}:
+        raise DataInvalid(f"class_weight={wrong!r}: expected finite weights. Give a class that shall not count the weight 0.")
     classes = _classes(y)
     weights = np.array([class_weight.get(int(label), 1.0) for label in classes], dtype=keras.config.floatx())
     if sample_weight is not None:

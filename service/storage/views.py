@@ -1,4 +1,4 @@
-"""Files that can be made again, written off the caller's thread, the newest of each."""
+"""Files that can be made again, written in a thread, the newest of each name."""
 
 import threading
 import time

@@ -49,3 +49,18 @@ def unpack(value: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     if "$float" in value:
         return float(value["$float"])
     return {key: unpack(item, tensors) for key, item in value.items()}
+
+
+def unchanged(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the plain values by name that are the same now as before, arrays by their bits."""
+    return {name: value for name, value in before.items() if name in now and _is_same(value, now[name])}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    ones: dict[str, np.ndarray] = {}
+    others: dict[str, np.ndarray] = {}
+    if type(one) is not type(other) or pack(one, "", ones) != pack(other, "", others) or ones.keys() != others.keys():
+        return False
+    return all(
+        (a.dtype, a.shape, a.tobytes()) == (others[k].dtype, others[k].shape, others[k].tobytes()) for k, a in ones.items()
+    )

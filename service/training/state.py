@@ -74,8 +74,14 @@ def variables(models: Mapping[str, Any]) -> dict[str, Any]:
     return named
 
 
-def snapshot(models: Mapping[str, Any], callbacks: list[Any]) -> tuple[Snapshot, dict[str, Any]]:
-    """Returns the tensors and the plain values of the models and callbacks."""
+def snapshot(
+    models: Mapping[str, Any], callbacks: list[Any], given: list[dict[str, Any]] | None = None
+) -> tuple[Snapshot, dict[str, Any]]:
+    """Returns the tensors and the plain values of the models and callbacks.
+
+    Of a callback's plain attributes those count that training changed. What is still as `given`
+    (one mapping a callback) the job will give it again, and that may be each worker's own.
+    """
     mine = variables(models)
     held = {name: _hold(variable) for name, variable in mine.items()}
     names = {id(variable): name for name, variable in mine.items()}
@@ -83,7 +89,10 @@ def snapshot(models: Mapping[str, Any], callbacks: list[Any]) -> tuple[Snapshot,
     values = []
     for i, callback in enumerate(callbacks):
         packed: dict[str, np.ndarray] = {}
-        state = plain.pack(callback_state(callback), f"callbacks/{i:02d}", packed)
+        known = callback_state(callback)
+        if given is not None and not hasattr(callback, "get_state"):
+            known = {name: value for name, value in known.items() if name not in plain.unchanged(known, given[i])}
+        state = plain.pack(known, f"callbacks/{i:02d}", packed)
         held |= packed
         values.append({"class": type(callback).__name__, "state": state})
     return Snapshot(held), {"callbacks": values, "random": _random_states(), "trained": trained}
