@@ -26,6 +26,8 @@ soak: $(READY)  ## the long campaigns
 
 bench: $(READY)  ## the timed figures
 	$(BIN)/python -m tests.benchmarks.step_time
+	$(BIN)/python -m tests.benchmarks.checkpoint
+	$(BIN)/python -m tests.benchmarks.recovery
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
