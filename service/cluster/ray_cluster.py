@@ -2,12 +2,14 @@
 
 import logging
 import os
+import pathlib
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from service.errors import ClusterTooSmall
+from service.errors import ClusterTooSmall, EnvironmentUnfit
 from service.run import Run
 
 # Read by Ray Train's processes, which copy them from the driver.
@@ -23,12 +25,13 @@ _QUIET = {
 
 @contextmanager
 def joined(run: Run) -> Iterator[None]:
-    """Joins the cluster that RAY_ADDRESS names or that this process has joined already; else starts one on this machine.
+    """Joins the cluster that this process has joined, that RAY_ADDRESS names, or that runs on this machine; else starts one.
 
     A cluster started here binds to loopback, keeps Ray's token on, and ends with the block.
 
     Raises:
         ClusterTooSmall: the cluster cannot hold the workers and cannot grow.
+        EnvironmentUnfit: the cluster does not let this driver in.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -37,8 +40,14 @@ def joined(run: Run) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     is_ours = False
     if not ray.is_initialized():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level="ERROR")
+        if address := _address():
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            except ConnectionError as error:
+                raise EnvironmentUnfit(
+                    f"The Ray cluster at {address} does not let this driver in: {error}. Give its token (RAY_AUTH_MODE=token and "
+                    "RAY_AUTH_TOKEN_PATH), or set RAY_ADDRESS=local to start a cluster on this machine."
+                ) from error
         else:
             ray.init(
                 address="local", num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR", configure_logging=False
@@ -60,7 +69,7 @@ def check_machine(run: Run) -> None:
         ClusterTooSmall: naming what is there.
     """
     loaded = sys.modules.get("ray")
-    joins = os.environ.get("RAY_ADDRESS") or (loaded is not None and loaded.is_initialized())
+    joins = (loaded is not None and loaded.is_initialized()) or _address() is not None
     if not joins:
         _check_cpus(run, float(os.cpu_count() or 1), "this machine")
 
@@ -74,6 +83,19 @@ def by_value(job: Callable[..., Any]) -> Callable[..., Any]:
         file=sys.stderr,
     )
     return job
+
+
+def _address() -> str | None:
+    """Returns the address of the cluster to join: RAY_ADDRESS, or what `ray start` left on this machine if it still answers."""
+    if os.environ.get("RAY_ADDRESS"):
+        return None if os.environ["RAY_ADDRESS"] == "local" else os.environ["RAY_ADDRESS"]
+    try:
+        address = pathlib.Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text().strip()
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=1):
+            return address
+    except (OSError, ValueError):  # no file, or one of a cluster that is gone
+        return None
 
 
 def _check_cpus(run: Run, there: float, where: str) -> None:
