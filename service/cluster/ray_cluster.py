@@ -46,7 +46,7 @@ def joined(run: Run) -> Iterator[None]:
             except ConnectionError as error:
                 raise EnvironmentUnfit(
                     f"The Ray cluster at {address} does not let this driver in: {error}. Give its token "
-                    "(RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH), or set RAY_ADDRESS=local to start a cluster on this machine."
+                    "(RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH), or set RAY_ADDRESS=local to start one on this machine."
                 ) from error
         else:
             ray.init(

@@ -99,6 +99,8 @@ class Group:
 
     def placed(self, value: Any) -> Any:
         """Returns [size, ...] zeros with this replica's value at its place; the sum over replicas gathers them."""
+        if value.shape.is_fully_defined():
+            return tf.scatter_nd([[self.index]], value[None], [self.size, *value.shape])
         shape = tf.concat([[self.size], tf.shape(value)], 0)
         return tf.ensure_shape(tf.scatter_nd([[self.index]], value[None], shape), [self.size, *value.shape])
 
@@ -107,12 +109,9 @@ class Group:
             return []
         wire = _widest([tensor.dtype for tensor in tensors])
         flat = [tf.reshape(tf.cast(tensor, wire), [-1]) for tensor in tensors]
-        sizes = [tf.size(part) if part.shape[0] is None else part.shape[0] for part in flat]
+        sizes = [part.shape[0] if part.shape[0] is not None else tf.size(part) for part in flat]
         summed = tf.split(self._all_reduce(tf.concat(flat, 0)), sizes)
-        return [
-            tf.ensure_shape(tf.reshape(tf.cast(part, tensor.dtype), tf.shape(tensor)), tensor.shape)
-            for part, tensor in zip(summed, tensors, strict=True)
-        ]
+        return [_shaped(tf.cast(part, tensor.dtype), tensor) for part, tensor in zip(summed, tensors, strict=True)]
 
     def _all_reduce(self, vector: Any) -> Any:
         return vector
@@ -174,6 +173,13 @@ def of(strategy: tf.distribute.Strategy | None) -> Group:
     if strategy is None or (strategy.num_replicas_in_sync == 1 and not strategy.extended._in_multi_worker_mode()):
         return Group()
     return ScopeGroup(strategy)
+
+
+def _shaped(flat: Any, like: Any) -> Any:
+    """Returns flat values in the shape of `like`; a shape that is known costs a step no operation to find out."""
+    if like.shape.is_fully_defined():
+        return tf.reshape(flat, like.shape)
+    return tf.ensure_shape(tf.reshape(flat, tf.shape(like)), like.shape)
 
 
 def _widest(dtypes: list[tf.DType]) -> tf.DType:
