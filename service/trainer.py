@@ -79,6 +79,11 @@ def _check_supported(run: Run) -> None:
     """Refuses what a run can be described by, but this version does not do."""
     if run.accelerator != "cpu":
         raise RunInvalid(f'Run(accelerator="{run.accelerator}"): this version trains on CPUs only. Leave accelerator out.')
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and urls.is_folder(run.storage) and not os.path.isabs(run.storage):
+        raise RunInvalid(
+            f'Run(storage="{run.storage}") in a submitted job would lie in the folder that Ray unpacked the job into, and go '
+            "with it. Give a URL, or an absolute folder that every node reaches."
+        )
     if not isinstance(run.workers, int):
         raise RunInvalid(f"Run(workers={run.workers!r}): this version keeps the number of workers. Give one number.")
     if run.devices_per_worker > 1 and run.workers > 1:

@@ -305,3 +305,10 @@ def test_a_model_made_outside_the_scope_of_the_workers_strategy_is_refused(monke
     monkeypatch.setattr(strategy, "_connected", [tf.distribute.MirroredStrategy(["CPU:0"])])
     with pytest.raises(ModelInvalid, match=r"outside the scope of the strategy. .*with worker\.strategy\.scope\(\)"):
         service.fit(small_model(), X, Y, verbose=0)
+
+
+def test_a_relative_folder_in_a_submitted_job_is_refused(monkeypatch):
+    # Ray sets this for the driver of a submitted job, whose folder is one that Ray unpacked.
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(RunInvalid, match=r'storage="runs"\) in a submitted job would lie in the folder that Ray unpacked'):
+        service.train(print, service.Run("a", storage="runs", workers=1))

@@ -119,7 +119,11 @@ class OwnStep(keras.Model):
         (lambda: service.fit(model(), X, Y[:3]), DataInvalid, "x has 23, y has 3"),
         (lambda: service.fit(model(), X, Y, batch_size=0), RunInvalid, "batch_size=0"),
         (lambda: service.fit(model(), X, Y, sample_weight=X[:, 0] * np.nan), DataInvalid, "sample_weight is .*nan"),
-        (lambda: service.fit(model(), X, Y, validation_data=(X[:4], Y[:3])), DataInvalid, "validation_data's x has 4, validation_data's y has 3"),
+        (
+            lambda: service.fit(model(), X, Y, validation_data=(X[:4], Y[:3])),
+            DataInvalid,
+            "validation_data's x has 4, validation_data's y has 3",
+        ),
         (lambda: service.fit(own_step(), X, Y), ModelInvalid, "OwnStep overrides train_step"),
     ],
 )

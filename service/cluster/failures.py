@@ -4,7 +4,7 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from service.errors import ServiceError
+from service.errors import JobFailed, ServiceError
 
 
 class StopAtErrors(UserCallback):
@@ -20,8 +20,10 @@ class StopAtErrors(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raises the first worker's error that starting again would only repeat."""
         causes = {worker: getattr(error, "_base_exc", error) for worker, error in sorted(worker_exceptions.items())}
-        for cause in causes.values():
+        for worker, cause in causes.items():
             if isinstance(cause, ServiceError):
                 raise cause
+            if isinstance(cause, ImportError | SyntaxError):
+                raise JobFailed(f"Worker {worker} cannot import what it needs: {cause}") from cause
         lost = ", ".join(f"worker {worker}: {type(cause).__name__}" for worker, cause in causes.items())
         self._relay.put.remote(f"Lost workers ({lost}). All start again from the last checkpoint.\n")

@@ -29,7 +29,8 @@ def describe(model: Any) -> dict[str, Any]:
     """Returns what loading the model needs besides its file: each class and function that is not Keras's own.
 
     Each has its home (module:qualname), the name it is registered under, and the SHA-256 of its
-    source; `lacks` names what cannot come back and why.
+    source; `lacks` names what cannot come back and why; `noise` holds the states of the model's
+    seed generators in order, which a .keras file does not.
     """
     custom: list[dict[str, Any]] = []
     lacks: list[str] = []
@@ -39,7 +40,8 @@ def describe(model: Any) -> dict[str, Any]:
             lacks.append(f"{name}: {home} is made inside a function; move it to the top of a module")
             continue
         custom.append({"home": home, "registered_name": name, "sha256": _source_hash(found)})
-    return {"keras": keras.__version__, "custom": custom, "lacks": lacks}
+    noise = [generator.numpy().tolist() for generator in _generators(model)]
+    return {"keras": keras.__version__, "custom": custom, "lacks": lacks, "noise": noise}
 
 
 def load_model(url: str, **storage_options: Any) -> Any:
@@ -66,10 +68,13 @@ def load_model(url: str, **storage_options: Any) -> Any:
         path = pathlib.Path(local, "model" + SUFFIX)
         path.write_bytes(store.read(name))
         try:
-            return keras.saving.load_model(path, custom_objects=objects)
+            model = keras.saving.load_model(path, custom_objects=objects)
         except Exception as error:
             lacks = "; ".join(about["lacks"]) or str(error)
             raise ModelInvalid(f"The model of {url} cannot be loaded: {lacks}") from error
+    for generator, state in zip(_generators(model), about["noise"], strict=True):
+        generator.assign(state)
+    return model
 
 
 def _custom_objects(model: Any) -> dict[str, Any]:
@@ -101,6 +106,10 @@ def _custom_objects(model: Any) -> dict[str, Any]:
 
 
 _HOOKS = ("activation", "recurrent_activation", "kernel_initializer", "kernel_regularizer", "kernel_constraint", "function")
+
+
+def _generators(model: Any) -> list[Any]:
+    return [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
 
 
 def _source_hash(item: Any) -> str | None:

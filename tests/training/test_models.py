@@ -28,6 +28,12 @@ def test_a_loaded_model_trains_on_to_the_same_bits(tmp_path):
     loaded = service.load_model(str(tmp_path))
     for one, other in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
+    for one, other in zip(model.variables, loaded.variables, strict=True):  # the generator's count of draws too
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    for trained in (model, loaded):
+        service.fit(trained, x, x, shuffle=False, verbose=0)
+    for one, other in zip(model.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
     about = json.loads((tmp_path / "model.json").read_text())
     homes = {entry["home"] for entry in about["custom"]}
     assert homes == {"jobs.digits_vae:Sampling", "jobs.digits_vae:evidence_loss"}

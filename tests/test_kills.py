@@ -1,0 +1,261 @@
+"""Drivers of real runs killed with SIGKILL, with their workers or without them, and the same command again."""
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from service import cli_verify
+from service.storage import layout, restore
+from service.storage.commits import CommitLog
+from service.storage.store import Store
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+HERE = Path(__file__).parents[1]
+# 1123 rows, of which 898 are trained on: 15 steps an epoch, and a checkpoint at each third and at each epoch's end.
+WORDS = ["--workers", "2", "--epochs", "6", "--save-every-steps", "3", "--seed", "5"]
+# How long a test waits for what a command does next, before it is called hanging.
+PATIENCE_SECONDS = 300
+
+
+def started_at(pid: int) -> tuple[int, str] | None:
+    """Returns a process's parent and the moment it started at; None where it is gone or a zombie."""
+    try:
+        state, parent, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else (int(parent), rest[17])
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Returns the processes that a process started, directly or not, with the moments they started at."""
+    found = {int(name): started_at(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    family: dict[int, str] = {}
+    new = {pid}
+    while new := {child for child, about in found.items() if about and about[0] in new and child not in family}:
+        family |= {child: found[child][1] for child in new}
+    return family
+
+
+def kill(family: dict[int, str]) -> None:
+    """Kills those processes that are still the ones they were; a number may be given out again."""
+    for pid, moment in family.items():
+        about = started_at(pid)
+        if about is not None and about[1] == moment:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], bool], driver: "Driver") -> None:
+    """Looks again and again until the condition holds; a driver that ended before is a failure."""
+    began = time.monotonic()
+    while not condition():
+        assert driver.is_alive(), driver.printed()
+        assert time.monotonic() - began < PATIENCE_SECONDS, driver.printed()
+        time.sleep(0.002)
+
+
+class Driver:
+    """A job's command in a process of its own, and all the processes that it starts."""
+
+    def __init__(self, module: str, *words: str) -> None:
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self._output = os.memfd_create("output")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *WORDS, *words], cwd=HERE, env=mine, stdout=self._output, stderr=subprocess.STDOUT
+        )
+        self._family: dict[int, str] = {}
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def printed(self) -> str:
+        return os.pread(self._output, 2**20, 0).decode()
+
+    def wait(self) -> int:
+        """Returns the exit code, once it has ended."""
+        return self._process.wait(PATIENCE_SECONDS)
+
+    def family(self) -> dict[int, str]:
+        """Returns the processes below the driver as they are now, and remembers them."""
+        now = descendants(self.pid)
+        self._family |= now
+        return now
+
+    def kill(self, with_all: bool) -> None:
+        """Kills the driver, and with it at once, or not, all that it started."""
+        family = self.family()
+        self._process.kill()
+        if with_all:
+            kill(family)
+        assert self._process.wait(10) == -signal.SIGKILL
+
+    def end(self) -> None:
+        """Leaves nothing behind."""
+        if self.is_alive():
+            self.family()
+            self._process.kill()
+            self._process.wait(10)
+        kill(self._family)
+        os.close(self._output)
+
+
+@contextlib.contextmanager
+def drivers() -> Iterator[Callable[..., Driver]]:
+    """Starts drivers, of which none outlives the block."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*words: str) -> Driver:
+            driver = Driver(*words)
+            stack.callback(driver.end)
+            return driver
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[str, dict[str, Any]]:
+    """What the run leaves that nobody disturbs."""
+    storage = tmp_path_factory.mktemp("whole")
+    with drivers() as start:
+        driver = start("jobs.digits_classifier", "--storage", str(storage), "--name", "whole")
+        assert driver.wait() == 0, driver.printed()
+    return left(storage / "whole")
+
+
+def newest(folder: Path) -> int:
+    """Returns the number of the newest entry in the run's commit log, 0 before there is one."""
+    try:
+        return max((layout.number_of(f"{layout.COMMITS}/{name}") or 0 for name in os.listdir(folder / "commits")), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def log_of(folder: Path) -> CommitLog:
+    log = CommitLog(Store(str(folder)))
+    log.refresh()
+    assert log.damaged == {}
+    return log
+
+
+def left(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Returns the SHA-256 over all tensors that the run's stage left, by name, and its recorded result.
+
+    Every byte of the run is verified first.
+    """
+    problems = [problem for check in cli_verify.checks(Store(str(folder))) for problem in check["problems"]]
+    assert problems == []
+    log = log_of(folder)
+    found = restore.newest(log, stage=1, final=True)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(found.tensors.items()):
+        digest.update(repr((name, tensor.dtype.str, tensor.shape)).encode() + tensor.tobytes())
+    ends = [entry.body for entry in log.entries() if entry.kind == "finished"]
+    assert len(ends) == 1
+    return digest.hexdigest(), {"history": ends[0]["history"], "metrics": ends[0]["metrics"]}
+
+
+def attempts(folder: Path) -> int:
+    return [entry.kind for entry in log_of(folder).entries()].count("opened")
+
+
+def at_a_moment_of(attempt: int, folder: Path, driver: Driver, generator: np.random.Generator, most: int = 16) -> None:
+    """Returns at a random moment of an attempt, counted from 1: less than `most` entries on from now, and between two."""
+    # Asked again only where there is a new entry, for that reads the log.
+    numbers = [0]
+
+    def has_opened() -> bool:
+        if (number := newest(folder)) > numbers[-1]:
+            numbers.append(number)
+            return attempts(folder) >= attempt
+        return False
+
+    wait_for(has_opened, driver)
+    number = numbers[-1] + int(generator.integers(0, most))
+    wait_for(lambda: newest(folder) >= number, driver)
+    time.sleep(generator.uniform(0.0, 0.1))
+    assert driver.is_alive(), driver.printed()
+
+
+class Told(NamedTuple):
+    """What happened to the run "killed": a second driver came while the first was alive, and two drivers were killed.
+
+    Attributes:
+        folder: the run's.
+        owner: the first driver's process.
+        refused: the exit code and the words of the driver that came second.
+        attempts: how many there were after that.
+        last: what the driver printed that ended the run.
+    """
+
+    folder: Path
+    owner: int
+    refused: tuple[int, str]
+    attempts: int
+    last: str
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> Iterator[Told]:
+    """One command, given again and again."""
+    storage, generator = tmp_path_factory.mktemp("killed"), np.random.default_rng(1)
+    folder, notes = storage / "killed", storage / "notes"
+    notes.mkdir()
+    os.mkfifo(notes / "gate")
+    command = ("tests.kill_jobs", "--storage", str(storage), "--name", "killed", "--notes", str(notes))
+    with drivers() as start:
+        first = start(*command)
+        wait_for((folder / layout.LEASE).exists, first)
+        second = start(*command)
+        refused = second.wait(), second.printed()
+        wait_for((notes / "at-gate").exists, first)
+        after_refusal = attempts(folder)
+
+        (notes / "gate").write_text("")  # which lets the first go on
+        (notes / "gate").unlink()
+        at_a_moment_of(1, folder, first, generator)
+        first.kill(with_all=True)
+
+        third = start(*command)
+        at_a_moment_of(2, folder, third, generator)
+        third.kill(with_all=False)  # its workers go on until Ray has noticed, which takes seconds
+
+        fourth = start(*command)
+        assert fourth.wait() == 0, fourth.printed()
+        yield Told(folder, first.pid, refused, after_refusal, fourth.printed())
+
+
+def test_a_second_driver_is_refused_and_told_who_has_the_run(told):
+    code, words = told.refused
+    assert code == 1
+    who = rf"The run {re.escape(str(told.folder))} is being trained by host \S+, pid {told.owner}, since \S+\. Stop that one"
+    assert re.search(who, words), words
+    assert told.attempts == 1
+
+
+def test_drivers_that_come_after_a_killed_one_take_over_where_it_was(told):
+    log = log_of(told.folder).entries()
+    opened = [entry.attempt for entry in log if entry.kind == "opened"]
+    # Where the workers that outlived their driver had the time for all that was left, theirs is the last attempt.
+    assert len(opened) == 3 or (len(opened) == 2 and log[-1].attempt == opened[1])
+    # The first was killed in epoch 3 or later, so nobody after it trained epochs 1 and 2.
+    assert re.search(r"^epoch [12]/", told.last, re.MULTILINE) is None
+
+
+def test_a_run_with_two_killed_drivers_ends_with_the_bits_of_an_undisturbed_one(told, whole):
+    assert left(told.folder) == whole

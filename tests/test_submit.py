@@ -1,0 +1,256 @@
+"""Jobs submitted to a real Ray head with token authentication, as a cluster's users do it."""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from service import cli_verify
+from service.storage import layout, restore
+from service.storage.commits import CommitLog
+from service.storage.entries import Entry
+from service.storage.store import Store
+from tests.processes import free_ports
+from tests.test_kills import descendants, kill
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+HERE = Path(__file__).parents[1]
+RAY = str(Path(sys.executable).with_name("ray"))
+LEFT_OUT = (".venv", "runs", ".git")
+PATIENCE_SECONDS = 300
+
+
+class Head(NamedTuple):
+    """A running head: where its job server listens, the token it wants, the environment of its users, its folder."""
+
+    address: str
+    token: str
+    environment: dict[str, str]
+    folder: Path
+
+    def ask(self, path: str, token: str | None) -> tuple[int, str]:
+        """Returns the status and the text that the job server answers."""
+        request = urllib.request.Request(self.address + path)
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def about(self, job: str) -> dict[str, Any]:
+        """Returns what the job server says of a job."""
+        status, text = self.ask(f"/api/jobs/{job}", self.token)
+        assert status == 200, text
+        return json.loads(text)
+
+    def ray(self, *words: str) -> subprocess.CompletedProcess:
+        """Runs Ray's command line as a user who has the token."""
+        return subprocess.run([RAY, *words], capture_output=True, text=True, env=self.environment, cwd=self.folder, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A head of two CPUs, in a folder of its own: also the file by which a bare ray.init() would find it."""
+    folder = Path(tempfile.mkdtemp(prefix="head-", dir="/tmp"))  # Ray's sockets need a short path
+    token = secrets.token_hex(32)
+    (folder / "token").touch(0o600)
+    (folder / "token").write_text(token)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the jobs' `python` is this one
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",  # else SIGTERM takes half a minute, with no job left
+    }
+    port, dashboard, agent, client = free_ports(4)
+    words = ["--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
+    words += ["--dashboard-agent-listen-port", str(agent), "--ray-client-server-port", str(client)]
+    words += ["--num-cpus", "2", "--temp-dir", str(folder / "ray"), "--block"]
+    found = Head(f"http://127.0.0.1:{dashboard}", token, environment, folder)
+    with open(folder / "output", "wb") as output:
+        process = subprocess.Popen(
+            [RAY, "start", "--head", *words], env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        )
+    family: dict[int, str] = {}
+    try:
+        _wait_until_up(found, process)
+        yield found
+    finally:
+        family |= descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        process.kill()
+        process.wait(10)
+        kill(family)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_up(head: Head, process: subprocess.Popen) -> None:
+    began = time.monotonic()
+    while True:
+        with contextlib.suppress(OSError):
+            # The file is the last thing that it does.
+            if head.ask("/api/jobs/", head.token)[0] == 200 and (head.folder / "ray" / "ray_current_cluster").exists():
+                return
+        log = head.folder / "ray" / "session_latest" / "logs" / "dashboard.log"
+        if log.exists() and "http server disabled" in log.read_text():
+            pytest.fail("The head starts no job server, for which Ray needs the packages of ray[default].")
+        if process.poll() is not None or time.monotonic() - began > PATIENCE_SECONDS:
+            pytest.fail(f"The head's job server is not up:\n{(head.folder / 'output').read_text()}")
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A checkout as a user has it, with much beside the code that no cluster needs."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("service", "jobs"):
+        shutil.copytree(HERE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tests").mkdir()
+    for name in (".gitignore", "tests/__init__.py", "tests/kill_jobs.py"):
+        shutil.copy(HERE / name, folder / name)
+    for name in LEFT_OUT:
+        (folder / name).mkdir()
+        (folder / name / "large").write_bytes(bytes(2**20))
+    return folder
+
+
+def submit(head: Head, checkout: Path, job: str, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    """Runs `ray job submit` with a checkout, under a name for the job server."""
+    words = ["--address", head.address, "--working-dir", str(checkout), "--submission-id", job, *options]
+    return head.ray("job", "submit", *words, "--", "python", "-m", *command)
+
+
+def entries(folder: Path) -> list[Entry]:
+    log = CommitLog(Store(str(folder)))
+    log.refresh()
+    assert log.damaged == {}
+    return log.entries()
+
+
+def problems(folder: Path) -> list[str]:
+    """Returns what is wrong with any byte of the run."""
+    return [problem for check in cli_verify.checks(Store(str(folder))) for problem in check["problems"]]
+
+
+def test_without_its_token_the_job_server_answers_nobody(head):
+    assert head.ask("/api/jobs/", None)[0] == 401
+    assert head.ask("/api/jobs/", secrets.token_hex(32))[0] == 403
+    assert head.ask("/api/jobs/", head.token)[0] == 200
+    without = {name: value for name, value in head.environment.items() if not name.startswith("RAY_AUTH")}
+    without["HOME"] = str(head.folder)  # where no token of another cluster lies
+    listed = subprocess.run([RAY, "job", "list", "--address", head.address], capture_output=True, text=True, env=without)
+    assert listed.returncode != 0
+
+
+def test_the_head_is_found_by_nobody_who_does_not_name_it(head):
+    # `ray start` leaves its address for every later ray.init(); with a folder of its own it does so there.
+    named = (head.folder / "ray" / "ray_current_cluster").read_text()
+    usual = Path("/tmp/ray/ray_current_cluster")
+    assert not usual.exists() or usual.read_text() != named
+
+
+@pytest.fixture(scope="module")
+def followed(head, checkout, tmp_path_factory) -> tuple[subprocess.CompletedProcess, Path]:
+    """What the command printed that submitted two epochs of the autoencoder and followed them, and the run's folder."""
+    storage = tmp_path_factory.mktemp("storage")
+    words = ("--workers", "2", "--storage", str(storage), "--name", "vae-1", "--epochs", "2")
+    return submit(head, checkout, "vae-1", "jobs.digits_vae", *words), storage / "vae-1"
+
+
+def test_a_submitted_job_is_followed_to_its_end_and_leaves_a_finished_run(head, followed):
+    done, folder = followed
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"^epoch (\d/2)  [\d.]+ s  loss [\d.]+  val_loss [\d.]+$", done.stdout, re.MULTILINE) == ["1/2", "2/2"]
+    summary = rf"^loss [\d.]+  val_loss [\d.]+\n{re.escape(str(folder))}\ntensorboard --logdir "
+    assert re.search(summary, done.stdout, re.MULTILINE), done.stdout
+    assert (head.about("vae-1")["status"], head.about("vae-1")["driver_exit_code"]) == ("SUCCEEDED", 0)
+    log = entries(folder)
+    assert (log[0].kind, log[0].body, log[-1].kind) == ("opened", {"workers": 2}, "finished")
+    assert problems(folder) == []
+
+
+def test_the_package_of_a_checkout_holds_its_code_and_leaves_out_what_is_large(head, followed):
+    resources = head.folder / "ray" / "session_latest" / "runtime_resources" / "working_dir_files"
+    packages = [{path.name for path in folder.iterdir()} for folder in resources.glob("_ray_pkg_*/")]
+    assert packages and all(names == {"service", "jobs", "tests", ".gitignore"} for names in packages)
+
+
+def test_a_job_that_fails_ends_the_command_with_an_error_and_its_reason(head, checkout, tmp_path):
+    words = ("--workers", "2", "--storage", str(tmp_path), "--epoch", "2")
+    done = submit(head, checkout, "wrong", "jobs.digits_vae", *words)
+    assert done.returncode != 0
+    assert 'there is no option "--epoch". Did you mean "--epochs"?' in done.stdout
+    assert (head.about("wrong")["status"], head.about("wrong")["driver_exit_code"]) == ("FAILED", 2)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_stopped_job_leaves_a_whole_run_that_the_same_command_goes_on_with(head, checkout, tmp_path):
+    """What holds today: the run is left at its newest commit, and none is made for the stop.
+
+    `ray job stop` sends SIGTERM to the command and to what it started, and SIGKILL to what is left 3 s
+    later. Ray makes an exit of the first, at which the driver says how to go on, lets go of its lease and
+    closes Ray: in 5 s, so that by default the SIGKILL comes in between. RAY_JOB_STOP_WAIT_TIME_S gives it
+    the time, in the head's environment or in one job's runtime environment, as here. With
+    RAY_JOB_STOP_SIGNAL=SIGINT it ends in less than 3 s (Ray 2.60.0, 2 busy cores).
+    """
+    folder, notes = tmp_path / "stopped", tmp_path / "notes"
+    notes.mkdir()
+    os.mkfifo(notes / "gate")
+    command = ("tests.kill_jobs", "--workers", "1", "--storage", str(tmp_path), "--name", "stopped", "--epochs", "4")
+    command += ("--notes", str(notes))
+    patient = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(PATIENCE_SECONDS)}})
+    begun = submit(head, checkout, "stopped-1", *command, options=("--no-wait", "--runtime-env-json", patient))
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    wait_until((notes / "at-gate").exists, head, "stopped-1")
+
+    stopped = head.ray("job", "stop", "--address", head.address, "stopped-1")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert head.about("stopped-1")["status"] == "STOPPED"
+    logs = head.ray("job", "logs", "--address", head.address, "stopped-1").stdout
+    assert 'Interrupted. The same command continues run "stopped" from its last checkpoint.' in logs
+    assert not (folder / layout.LEASE).exists()
+    log = CommitLog(Store(str(folder)))
+    log.refresh()
+    # Held at the beginning of epoch 3: what epoch 2 left is the newest, unless its saving was cut off.
+    assert restore.newest(log).entry.body["epoch"] in (1, 2)
+    kinds = [entry.kind for entry in entries(folder)]
+    assert kinds.count("opened") == 1 and "finished" not in kinds
+    assert problems(folder) == []
+
+    (notes / "gate").unlink()
+    again = submit(head, checkout, "stopped-2", *command)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert re.findall(r"^epoch (\d)/4", again.stdout, re.MULTILINE)[-2:] == ["3", "4"]
+    assert "epoch 1/4" not in again.stdout
+    assert entries(folder)[-1].kind == "finished"
+    assert problems(folder) == []
+
+
+def wait_until(condition: Any, head: Head, job: str) -> None:
+    """Looks again and again until the condition holds; a job that ended before is a failure."""
+    began = time.monotonic()
+    while not condition():
+        about = head.about(job)
+        assert about["status"] in ("PENDING", "RUNNING"), about
+        assert time.monotonic() - began < PATIENCE_SECONDS, about
+        time.sleep(0.1)
