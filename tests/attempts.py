@@ -94,7 +94,7 @@ def train(
     folds: int = 1,
     changes: dict[str, Any] | None = None,
 ) -> dict[str, Any] | str:
-    """Makes one attempt at the run; returns what it left, or the moment that interrupted it.
+    """Makes one attempt at the run; returns what it left, or the moment of its second stage (or only one) that interrupted it.
 
     Collective: every worker calls this.
     """
@@ -116,7 +116,7 @@ def train(
                 validation_split=0.2,
                 verbose=0,
                 **{"batch_size": 8, "sample_weight": WEIGHTS, **(changes or {})},
-                callbacks=[Interrupt(moment if fold == folds - 1 else None), stopping, plateau, author],
+                callbacks=[Interrupt(moment if fold == min(1, folds - 1) else None), stopping, plateau, author],
             )
             histories.append(history.history)
     except Interrupted as interrupted:

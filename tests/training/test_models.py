@@ -30,6 +30,8 @@ def test_a_loaded_model_trains_on_to_the_same_bits(tmp_path):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     for one, other in zip(model.variables, loaded.variables, strict=True):  # the generator's count of draws too
         np.testing.assert_array_equal(one.numpy(), other.numpy())
+    plain = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(plain.get_weights()[1], model.get_weights()[1])
     for trained in (model, loaded):
         service.fit(trained, x, x, shuffle=False, verbose=0)
     for one, other in zip(model.variables, loaded.variables, strict=True):
