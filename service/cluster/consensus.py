@@ -69,7 +69,7 @@ class Council:
         def reduce(part: Any) -> Any:
             return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(part))
 
-        return self._strategy.run(reduce, args=(placed,))  # type: ignore[union-attr]
+        return self._strategy.run(reduce, args=(placed,))  # type: ignore[union-attr]  # called with a strategy only
 
 
 def digest(array: np.ndarray) -> np.ndarray:

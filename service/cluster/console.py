@@ -1,5 +1,7 @@
 """What the chief prints, on the driver's terminal."""
 
+import asyncio
+import contextlib
 import io
 import sys
 import threading
@@ -11,20 +13,21 @@ import ray
 FLUSH_SECONDS = 0.1
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
+@ray.remote(num_cpus=0)
 class _Relay:
-    """Keeps printed text until the driver fetches it."""
+    """Keeps printed text until the driver fetches it; asynchronous, so calls act one at a time and in order."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
-        self._arrived = threading.Event()
+        self._arrived = asyncio.Event()
 
-    def put(self, text: str) -> None:
+    async def put(self, text: str) -> None:
         self._text.append(text)
         self._arrived.set()
 
-    def take(self, wait_seconds: float) -> str:
-        self._arrived.wait(wait_seconds)
+    async def take(self, wait_seconds: float) -> str:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), wait_seconds)
         self._arrived.clear()
         text, self._text = self._text, []
         return "".join(text)
@@ -34,7 +37,7 @@ class Console:
     """The driver's end: prints what arrives, in a thread, until it is closed."""
 
     def __init__(self) -> None:
-        self.relay = _Relay.remote()  # type: ignore[attr-defined]
+        self.relay = _Relay.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._print, daemon=True)
         self._thread.start()
@@ -53,7 +56,7 @@ class Console:
         while not self._closing.is_set():
             try:
                 self._show(ray.get(self.relay.take.remote(0.5)))
-            except Exception:
+            except Exception:  # the cluster is gone: the run's own error tells of it
                 return
 
     def _show(self, text: str) -> None:
@@ -86,15 +89,16 @@ class RemoteOutput(io.TextIOBase):
 
     def drain(self) -> None:
         """Sends what is left, and waits until it is there."""
-        with self._lock:
-            text, self._text = "".join(self._text), []
-        if text:
-            ray.get(self._relay.put.remote(text), timeout=10)
+        if (sent := self._flush()) is not None:
+            ray.get(sent, timeout=10)
 
     def _send(self) -> None:
         while True:
             time.sleep(FLUSH_SECONDS)
-            with self._lock:
-                text, self._text = "".join(self._text), []
-            if text:
-                self._relay.put.remote(text)
+            self._flush()
+
+    def _flush(self) -> Any:
+        """Sends the text there is; under the lock, so that no later text overtakes it."""
+        with self._lock:
+            text, self._text = "".join(self._text), []
+            return self._relay.put.remote(text) if text else None

@@ -109,7 +109,7 @@ def replace(seam: Seam, replacement: Callable[..., Any]) -> None:
             return original(*args, **kwargs)
         return replacement(original, replica, *args, **kwargs)
 
-    chosen._samestep_original = original  # type: ignore[attr-defined]
+    chosen._samestep_original = original  # type: ignore[attr-defined]  # marks it as replaced
     setattr(holder, name, chosen)
 
 

@@ -9,7 +9,6 @@ RUN = "run.json"
 LEASE = "lease.json"
 COMMITS = "commits"
 SHARDS = "shards"
-FAILURES = "failures"
 
 ATTEMPT = re.compile(r"[A-Za-z0-9]{1,40}")
 LAST_NUMBER = 99_999_999
@@ -63,11 +62,6 @@ def model(stage: int = 1) -> str:
 def model_json(stage: int = 1) -> str:
     """Returns the path of what a stage's model needs to be loaded."""
     return f"{_stage(stage)}model.json"
-
-
-def failure(attempt: str, worker: int) -> str:
-    """Returns the path of what a worker said when it failed."""
-    return f"{FAILURES}/{attempt}-worker-{worker:04d}.txt"
 
 
 def _stage(stage: int) -> str:

@@ -7,7 +7,6 @@ def test_paths_are_the_ones_of_the_readme():
     assert layout.logs(2, "validation") == "stages/02/logs/validation"
     assert [layout.history_json(), layout.history_csv(3)] == ["history.json", "stages/03/history.csv"]
     assert [layout.model(), layout.model_json(2)] == ["model.keras", "stages/02/model.json"]
-    assert layout.failure("a1", 3) == "failures/a1-worker-0003.txt"
 
 
 def test_names_are_read_back_and_nothing_else_is():
