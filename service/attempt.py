@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from service import methods
 from service.callbacks.checkpoint import Checkpoints
@@ -16,6 +17,7 @@ from service.callbacks.history import HistoryFiles
 from service.callbacks.tensorboard import Scalars
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
+from service.cluster.notice import Notice
 from service.errors import JobFailed, RunInvalid, ServiceError
 from service.policies.keeping import policy_of
 from service.policies.saving import SavePolicy
@@ -40,18 +42,33 @@ class Attempt:
         council: the workers of this attempt.
     """
 
-    def __init__(self, run: Run, store: Store, strategy: Any) -> None:
+    def __init__(self, run: Run, store: Store, strategy: Any, notice: Notice) -> None:
         """Collective: every worker calls this."""
         self.store, self.council = store, Council(strategy)
-        self._run = run
+        self._run, self._notice = run, notice
+        self._is_leaving = False
         self._is_chief = self.council.index == 0
         name = self.council.chief(uuid.uuid4().hex[:12])
         log = CommitLog.open(store, name, {"workers": self.council.count}) if self._is_chief else None
+        self._check_storage(self.council.chief(log.last if log else 0))
         keep = policy_of(run.keep, run.keep_best, run.keep_every_steps)
         self._saver = Saver(store, log, name, self.council, keep)
         self._views = Views(store)
         self._stages = 0
         self._history: dict[str, list[float]] = {}
+
+    def _check_storage(self, opened: int) -> None:
+        """Refuses a folder that is another one on other machines. Collective: every worker calls this.
+
+        Raises:
+            WorkersDiffer: naming the workers that do not see the entry which opened this attempt.
+        """
+        path = layout.commit(opened)
+        seen = self.store.read(path) if self.store.exists(path) else b""
+        self.council.check_same(
+            {self.store.url_of(path): np.frombuffer(seen, np.uint8)},
+            "The workers must see one folder: give storage that every node reaches, such as gs://bucket/runs or a mounted one.",
+        )
 
     def fit(self, model: Any, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the next stage, or takes up what an earlier attempt left of it. Collective: every worker calls this."""
@@ -61,7 +78,7 @@ class Attempt:
         number = self._stages
         run = self._run
         policy = SavePolicy(run.save_every_steps, run.save_every_seconds, run.save_every_epochs)
-        checkpoints = Checkpoints(self._saver, policy, number, self._is_chief)
+        checkpoints = Checkpoints(self._saver, policy, number, self._is_chief, self._notice)
         stage = methods.Stage(
             callbacks=[
                 HistoryFiles(self._views, number, self._is_chief),
@@ -81,6 +98,18 @@ class Attempt:
             self.store.write(layout.model(number), models.to_bytes(model))
             self._views.close()
         return history
+
+    def train_on_batch(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Takes one step; the workers' wish to leave travels with it. Collective: every worker calls this."""
+        return methods.train_on_batch(model, *args, **kwargs, wishes=self)
+
+    def wishes(self) -> tuple[bool, bool]:
+        """Whether this worker wishes a checkpoint after the next step, and to leave after it."""
+        return False, self._notice.is_given()
+
+    def hear(self, leave: bool) -> None:
+        """A worker wished, in a step that was just taken, that all leave: `steps` does so where its loop comes round."""
+        self._is_leaving = self._is_leaving or leave
 
     def guarded(self, job: Callable[[Any], Any], worker: Any) -> Any:
         """Returns what the job returns; its errors become JobFailed, for they would only repeat.
@@ -120,15 +149,19 @@ class Attempt:
         self._stages += 1
         number = self._stages
         _, found = self._newest(number, total, any_kind=True)
+        identity = {"kind": "steps"}
         if found is not None:
+            self._check_identity(number, found.entry.body["identity"], identity)
             restore_models(trained, found.entry.body["state"], found.tensors)
             restore_callbacks([], found.entry.body["state"], found.tensors)
         for step in range(0 if found is None else found.entry.body["step"], total):
             yield step
-            if (step + 1) % every == 0 or step + 1 == total:
+            if (step + 1) % every == 0 or step + 1 == total or self._is_leaving:
                 tensors, state = snapshot(trained, [])
                 place = {"stage": number, "step": step + 1, "epoch": 0, "batch": 0, "final": False}
-                self._saver.save(tensors, {**place, "metrics": {}, "state": state})
+                self._saver.save(tensors, {**place, "metrics": {}, "identity": identity, "state": state})
+            if self._is_leaving:
+                self._saver.leave(f"step {step + 1} of {total}")
         self._saver.append("stage", {"stage": number, "result": {"epochs": total, "stopped": False, "history": {}}})
 
     def _newest(self, number: int, end: int, any_kind: bool = False) -> tuple[bool, restore.Restored | None]:
@@ -166,12 +199,7 @@ class Attempt:
         if found is None:
             return given
         body, tensors = found.entry.body, found.tensors
-        if changed := [name for name, value in identity.items() if body["identity"][name] != value]:
-            raise RunInvalid(
-                f"Stage {number} of the run {self.store.url} was begun with other {' and '.join(changed)}: "
-                + "; ".join(f"{name} was {body['identity'][name]!r}, now {identity[name]!r}" for name in changed)
-                + ". Give what it was begun with to go on, or another name to begin a new run."
-            )
+        self._check_identity(number, body["identity"], identity)
         restore_models({"": model}, body["state"], tensors)
         checkpoints.begin(body)
         begun = Start(
@@ -184,6 +212,15 @@ class Attempt:
         if is_over:
             self._take_over(model, stateful, begun)
         return begun
+
+    def _check_identity(self, number: int, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        changed = [name for name, value in now.items() if name in then and then[name] != value]
+        if changed:
+            raise RunInvalid(
+                f"Stage {number} of the run {self.store.url} was begun with other {' and '.join(changed)}: "
+                + "; ".join(f"{name} was {then[name]!r}, now {now[name]!r}" for name in changed)
+                + ". Give what it was begun with to go on, or another name to begin a new run."
+            )
 
     def _take_over(self, model: Any, stateful: list[Any], begun: Start) -> None:
         """Leaves the model and the callbacks as `fit` left them in the attempt that trained the stage."""

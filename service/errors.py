@@ -64,6 +64,10 @@ class WorkersLost(ServiceError, RuntimeError):
     """Worker processes died more often than the run's max_restarts."""
 
 
+class RunInterrupted(ServiceError, RuntimeError):
+    """The run was asked to stop; it committed where it was, and the same command goes on from there."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `name`'s likely correction as a sentence, or the list of what there is."""
     known = sorted(known)

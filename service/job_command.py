@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn, Union
 
-from service.errors import RunInvalid, ServiceError, did_you_mean
+from service.errors import RunInterrupted, RunInvalid, ServiceError, did_you_mean
 from service.run import Run
 
 
@@ -41,7 +41,7 @@ def command(
         train: what runs the job; None takes `service.train`.
 
     Returns:
-        The exit code: 0, 1 for a run that failed, 2 for a wrong option, 130 for Ctrl-C.
+        The exit code: 0, 1 for a run that failed, 2 for a wrong option, 130 for one that was stopped.
     """
     try:
         run, chosen = _parse(job, options, name, argv)
@@ -53,6 +53,9 @@ def command(
 
             train = trainer.train
         result = train(job, run, **dataclasses.asdict(chosen))
+    except RunInterrupted as error:
+        print(error, file=sys.stderr)
+        return 130
     except ServiceError as error:
         print(error, file=sys.stderr)
         return 1

@@ -153,12 +153,32 @@ def predict(
 
 
 def train_on_batch(
-    model: Any, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    model: Any,
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    return_dict: bool = False,
+    *,
+    wishes: loop.Wishes | None = None,
 ) -> Any:
-    """Takes one step on one global batch, as `keras.Model.train_on_batch`. Collective: every worker calls this."""
+    """Takes one step on one global batch, as `keras.Model.train_on_batch`. Collective: every worker calls this.
+
+    `wishes` is what a run adds; `worker.train_on_batch` gives it.
+    """
     check_compiled(model, "train_on_batch")
     source = weights.with_class_weight(Arrays(x, y, sample_weight), class_weight)
-    return _on_batch(model, source, return_dict, lambda step, batch: step.train(*batch)[0])
+
+    def act(step: Step, batch: Any) -> Any:
+        if wishes is not None:
+            batch[1][4:] = wishes.wishes()
+        results, control, _ = step.train(*batch)
+        _, save, leave = loop.heard(control.numpy())
+        if wishes is not None and (save or leave):
+            wishes.hear(leave)
+        return results
+
+    return _on_batch(model, source, return_dict, act)
 
 
 def test_on_batch(model: Any, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
@@ -214,6 +234,7 @@ def _ready(
 def _identity(plan: Plan, held_out: Arrays | None) -> dict[str, Any]:
     """Returns what decides which rows every step sees."""
     return {
+        "kind": "fit",
         "batch_size": plan.batch_size,
         "shuffle": plan.shuffle,
         "data": plan.source.fingerprint(),

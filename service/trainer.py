@@ -1,5 +1,6 @@
 """One run, as a Ray Train job."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -10,11 +11,19 @@ from typing import Any
 
 from service import environment, record, reference
 from service.cluster import ray_cluster
+from service.cluster.notice import Notice, signals
 from service.errors import JobFailed, RunInvalid, ServiceError, WorkersLost
 from service.exact import keras_seams
 from service.run import Run
 from service.storage import urls
 from service.storage.store import Store
+
+# Where storage is; never a secret, for a cluster's dashboard shows what workers begin with. They
+# open storage with their own node's credentials.
+_TOLD_TO_WORKERS = (
+    *("CUDA_VISIBLE_DEVICES", "STORAGE_EMULATOR_HOST", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +60,7 @@ def train(job: Callable[..., Any], run: Run, **options: Any) -> Result:
     Raises:
         RunInvalid, EnvironmentUnfit, ClusterTooSmall: before any cluster is reserved.
         JobFailed: the job raised; the message carries its traceback.
+        RunInterrupted: this process got SIGINT or SIGTERM, and the workers have committed where they were.
         DataInvalid, ModelInvalid, WorkersDiffer: as found on the workers.
     """
     if not isinstance(run, Run):
@@ -98,31 +108,38 @@ def _perform(job: Callable[..., Any], named: str | None, run: Run, options: Mapp
         return _perform_on_ray(job, named, run, options, store)
     from service import worker
 
-    # By its name, so that classes of a module that was started as __main__ have their own module's name.
-    return worker.perform(reference.resolve(named) if named else job, run, options, store)
+    notice = Notice()
+    with signals(notice.give):
+        # By its name, so that classes of a module that was started as __main__ have their own module's name.
+        return worker.perform(reference.resolve(named) if named else job, run, options, store, notice)
 
 
 def _perform_on_ray(
     job: Callable[..., Any], named: str | None, run: Run, options: Mapping[str, Any], store: Store
 ) -> dict[str, Any]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+    from service.cluster.abort import InterruptibleTrainer
     from service.cluster.backend import WorkerAddresses
     from service.cluster.console import Console
     from service.cluster.failures import StopAtErrors
+    from service.cluster.relay import Relay
 
-    with ray_cluster.joined(run), tempfile.TemporaryDirectory(prefix="samestep-ray-") as scratch:
-        console = Console()
-        trainer = DataParallelTrainer(
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ray_cluster.joined(run))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="samestep-ray-"))
+        relay = Relay.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
+        stack.enter_context(Console(relay))
+        heard = stack.enter_context(signals(relay.ask_to_leave.remote))
+        trainer = InterruptibleTrainer(
             _work,
             train_loop_config={
                 "job": named or ray_cluster.by_value(job),
                 "run": run.to_dict(),
                 "options": dict(options),
                 "store": store,
-                "relay": console.relay,
+                "relay": relay,
                 "is_terminal": sys.stdout.isatty(),
             },
             backend_config=WorkerAddresses(),
@@ -131,9 +148,10 @@ def _perform_on_ray(
                 name=f"{run.name}-{uuid.uuid4().hex[:8]}",
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=run.max_restarts),
-                callbacks=[StopAtErrors(console.relay)],
+                callbacks=[StopAtErrors(relay)],
                 worker_runtime_env={"env_vars": _worker_variables()},
             ),
+            signals=heard,
         )
         try:
             return trainer.fit().return_value
@@ -145,9 +163,7 @@ def _perform_on_ray(
                 f"the last checkpoint. The last failures:\n{error}"
             ) from None
         except SystemExit:
-            raise KeyboardInterrupt from None  # how Ray Train ends a run at Ctrl-C
-        finally:
-            console.close()
+            raise KeyboardInterrupt from None  # how Ray Train ends a run that it aborts
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -159,10 +175,12 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
 
     job = reference.resolve(config["job"]) if isinstance(config["job"], str) else config["job"]
     output = None
+    notice = Notice()
     if ray.train.get_context().get_world_rank() == 0:
         output = sys.stdout = RemoteOutput(config["relay"], config["is_terminal"])
+        notice.listen(config["relay"])
     try:
-        return worker.perform(job, Run(**config["run"]), config["options"], config["store"])
+        return worker.perform(job, Run(**config["run"]), config["options"], config["store"], notice)
     finally:
         if output is not None:
             output.drain()
@@ -170,7 +188,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
 
 def _worker_variables() -> dict[str, str]:
     """Returns the environment that each worker begins with, before it imports anything."""
-    here = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "STORAGE_EMULATOR_HOST") if name in os.environ}
+    here = {name: os.environ[name] for name in _TOLD_TO_WORKERS if name in os.environ}
     paths = [*reference.import_paths(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
+from service.cluster.notice import Notice
 from service.run import Run
 from service.storage import urls
 from service.storage.store import Store
@@ -87,9 +88,7 @@ class Worker:
 
     def train_on_batch(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """As `service.train_on_batch`. Collective: every worker calls this."""
-        from service import methods
-
-        return methods.train_on_batch(model, *args, **kwargs)
+        return self._attempt.train_on_batch(model, *args, **kwargs)
 
     def test_on_batch(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """As `service.test_on_batch`. Collective: every worker calls this."""
@@ -98,13 +97,14 @@ class Worker:
         return methods.test_on_batch(model, *args, **kwargs)
 
 
-def perform(job: Callable[[Worker], Any], run: Run, options: Mapping[str, Any], store: Store) -> dict[str, Any]:
+def perform(job: Callable[[Worker], Any], run: Run, options: Mapping[str, Any], store: Store, notice: Notice) -> dict[str, Any]:
     """Runs the author's job on this worker, and returns the run's result as plain values.
 
     Collective: every worker calls this.
 
     Raises:
         JobFailed: the author's code raised; the message carries the traceback.
+        RunInterrupted: the notice was given, and the workers have committed.
         ServiceError: the run, its data or its model is refused.
     """
     import keras
@@ -117,7 +117,7 @@ def perform(job: Callable[[Worker], Any], run: Run, options: Mapping[str, Any], 
     keras.utils.set_random_seed(run.seed)
     if run.deterministic:
         strategies.be_deterministic()
-    attempt = Attempt(run, store, strategy)
+    attempt = Attempt(run, store, strategy, notice)
     worker = Worker(run, options, strategy, attempt)
     returned = attempt.guarded(job, worker)
     return attempt.finish(returned, options)

@@ -10,6 +10,9 @@ from keras import layers
 import service
 from service.attempt import Attempt
 from service.cluster import strategy
+from service.cluster.consensus import Council
+from service.cluster.notice import Notice
+from service.errors import RunInterrupted
 from service.run import Run
 from service.storage.store import Store
 
@@ -24,11 +27,12 @@ class Interrupted(Exception):
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Raises at one moment, (hook, epoch, batch), and only there."""
+    """Raises at one moment, (hook, epoch, batch), and only there; or gives the notice it has."""
 
-    def __init__(self, moment: tuple[str, int, int] | None) -> None:
+    def __init__(self, moment: tuple[str, int, int] | None, notice: Notice | None = None) -> None:
         super().__init__()
         self.moment = moment
+        self.notice = notice
         self.epoch = 0
 
     def get_state(self) -> dict[str, Any]:
@@ -57,8 +61,11 @@ class Interrupt(keras.callbacks.Callback):
         self._meet("train_end", 0)
 
     def _meet(self, hook: str, batch: int) -> None:
-        if self.moment == (hook, self.epoch, batch):
+        if self.moment != (hook, self.epoch, batch):
+            return
+        if self.notice is None:
             raise Interrupted(str(self.moment))
+        self.notice.give()
 
 
 class Author(keras.callbacks.Callback):
@@ -93,14 +100,19 @@ def train(
     saves: dict[str, Any] | None = None,
     folds: int = 1,
     changes: dict[str, Any] | None = None,
+    told: int | None = None,
 ) -> dict[str, Any] | str:
     """Makes one attempt at the run; returns what it left, or the moment of its second stage (or only one) that interrupted it.
 
+    With `told`, that worker is asked at the moment to leave, and what the attempt then says is returned.
     Collective: every worker calls this.
     """
     run = Run("test", storage=url, seed=5, **(saves or {}))
     keras.utils.set_random_seed(5)
-    attempt = Attempt(run, Store(url), strategy.connect())
+    notice = Notice()
+    attempt = Attempt(run, Store(url), strategy.connect(), notice)
+    if told is not None and told != attempt.council.index:
+        moment = None
     author = Author()
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=3, mode="min", restore_best_weights=True)
     plateau = keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.5, mode="min")
@@ -116,11 +128,16 @@ def train(
                 validation_split=0.2,
                 verbose=0,
                 **{"batch_size": 8, "sample_weight": WEIGHTS, **(changes or {})},
-                callbacks=[Interrupt(moment if fold == min(1, folds - 1) else None), stopping, plateau, author],
+                callbacks=[
+                    Interrupt(moment if fold == min(1, folds - 1) else None, None if told is None else notice),
+                    *(stopping, plateau, author),
+                ],
             )
             histories.append(history.history)
     except Interrupted as interrupted:
         attempt.abandon()
+        return str(interrupted)
+    except RunInterrupted as interrupted:
         return str(interrupted)
     attempt.finish(None, {})
     return {
@@ -134,14 +151,22 @@ def train(
     }
 
 
-def alternate(url: str, stop_before: int | None, total: int = 7) -> dict[str, Any] | None:
+def begin(folder: str) -> None:
+    """Begins an attempt in a folder that each worker has one of its own of. Collective: every worker calls this."""
+    connected = strategy.connect()
+    Attempt(Run("test", storage=folder, seed=5), Store(f"{folder}/{Council(connected).index}"), connected, Notice())
+
+
+def alternate(url: str, stop_before: int | None, total: int = 7, told: int | None = None) -> dict[str, Any] | None:
     """Trains a generator and a discriminator in turn, by hand; returns their variables, or None when it stopped.
 
+    With `told`, that worker is asked to leave where the loop would stop.
     Collective: every worker calls this.
     """
     run = Run("test", storage=url, seed=5)
     keras.utils.set_random_seed(5)
-    attempt = Attempt(run, Store(url), strategy.connect())
+    notice = Notice()
+    attempt = Attempt(run, Store(url), strategy.connect(), notice)
     d = keras.Sequential([keras.Input((2,)), layers.Dense(4, "tanh"), layers.Dropout(0.2), layers.Dense(1)])
     d.compile(keras.optimizers.Adam(0.05), keras.losses.BinaryCrossentropy(from_logits=True))
     g = keras.Sequential([keras.Input((5,)), layers.Dense(4, "tanh"), layers.Dense(2)])
@@ -151,16 +176,18 @@ def alternate(url: str, stop_before: int | None, total: int = 7) -> dict[str, An
     d.trainable = True
     losses = []
     for step in attempt.steps(total, {"d": d, "both": both}, 2):
-        if step == stop_before:
+        if step == stop_before and told is None:
             attempt.abandon()
             return None
+        if step == stop_before and told == attempt.council.index:
+            notice.give()
         rows = slice(step % 4 * 8, step % 4 * 8 + 9)
         made = service.predict(g, X[rows], verbose=0)
         d.trainable = True
         labels = np.repeat([1.0, 0.0], 9)[:, None]
-        losses.append(service.train_on_batch(d, np.concatenate([Y[rows], made]), labels))
+        losses.append(attempt.train_on_batch(d, np.concatenate([Y[rows], made]), labels))
         d.trainable = False
-        losses.append(service.train_on_batch(both, X[rows], np.ones((9, 1))))
+        losses.append(attempt.train_on_batch(both, X[rows], np.ones((9, 1))))
     attempt.finish(None, {})
     everything = [*both.variables, *d.optimizer.variables, *both.optimizer.variables]
     return {"losses": losses[-4:], "variables": [keras.ops.convert_to_numpy(v) for v in everything]}

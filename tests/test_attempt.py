@@ -106,6 +106,44 @@ def test_a_loop_written_by_hand_goes_on_where_it_was(two, tmp_path):
     assert two.call(attempts.alternate, str(tmp_path / "cut"), None)[0]["losses"] == []
 
 
+@pytest.mark.parametrize(
+    ("moment", "place", "batch"), [(("batch_begin", 1, 2), (9, 1), 4), (("batch_begin", 1, 3), (10, 1), 5)]
+)
+def test_one_worker_that_is_told_to_leave_takes_all_along_after_the_next_step_they_commit(
+    two, whole, tmp_path, moment, place, batch
+):
+    # Told in an epoch's third batch, after that step's wishes were read: the fourth one carries it. Then in the fourth:
+    # the epoch's last step carries it, and nobody waits for the epoch's end.
+    said = two.call(attempts.train, str(tmp_path), moment, 5, None, 1, None, 1)
+    assert said == [f"The run {tmp_path} was asked to stop. It is committed at epoch 2, step {place[0]}; "
+                    "the same command continues it from there."] * 2  # fmt: skip
+    log = CommitLog(Store(str(tmp_path)))
+    log.refresh()
+    newest = log.checkpoints()[0].body
+    assert ((newest["step"], newest["epoch"]), newest["batch"]) == (place, batch)
+    for mine, other in zip(two.call(attempts.train, str(tmp_path), None), whole, strict=True):
+        same(dict(mine), dict(other))
+
+
+def test_a_loop_written_by_hand_is_left_at_the_end_of_its_step(two, tmp_path):
+    uninterrupted = two.call(attempts.alternate, str(tmp_path / "whole"), None)
+    with pytest.raises(WorkerFailed, match="committed at step 4 of 7; the same command continues"):
+        two.call(attempts.alternate, str(tmp_path / "cut"), 3, 7, 1)
+    for mine, other in zip(two.call(attempts.alternate, str(tmp_path / "cut"), None), uninterrupted, strict=True):
+        same(mine, other)
+
+
+def test_a_folder_that_is_another_one_on_another_worker_s_machine_is_refused(two, tmp_path):
+    with pytest.raises(WorkerFailed, match=r"00000001.json \(workers 1\)\. The workers must see one folder: give storage"):
+        two.call(attempts.begin, str(tmp_path))
+
+
+def test_a_stage_of_another_kind_is_refused(one, tmp_path):
+    one.call(attempts.alternate, str(tmp_path), None)
+    with pytest.raises(WorkerFailed, match="kind was 'steps', now 'fit'"):
+        one.call(attempts.train, str(tmp_path), None, 9)
+
+
 def test_other_rows_in_a_step_are_refused_by_name(one, tmp_path):
     one.call(attempts.train, str(tmp_path), None, 1)
     with pytest.raises(WorkerFailed, match="begun with other batch_size: batch_size was 8, now 9"):

@@ -3,10 +3,11 @@
 import copy
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
+from service.cluster.notice import Notice
 from service.policies.saving import SavePolicy
 from service.training import plain
 from service.training.saver import Saver
@@ -25,15 +26,22 @@ class Checkpoints(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, saver: Saver, policy: SavePolicy, stage: int, is_chief: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        saver: Saver,
+        policy: SavePolicy,
+        stage: int,
+        is_chief: bool,
+        notice: Notice,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
+        self._notice = notice
         self._saver, self._policy, self._stage, self._is_chief, self._clock = saver, policy, stage, is_chief, clock
         self.everyone: list[Any] = []
         self._given: list[dict[str, Any]] = []
         self.identity: dict[str, Any] = {}
         self._epoch = self._batch = self._step = 0
-        self._is_asked = False
+        self._is_asked = self._is_leaving = False
         self._saved_at = clock()
 
     def get_state(self) -> dict[str, Any]:
@@ -47,20 +55,26 @@ class Checkpoints(keras.callbacks.Callback):
         """Tells the place of the checkpoint that training goes on from."""
         self._epoch, self._batch, self._step = body["epoch"], body["batch"], body["step"]
 
-    def is_wanted(self) -> bool:
-        """Whether this worker wishes a checkpoint after the next step: only the chief looks at the clock."""
-        return self._is_chief and self._policy.is_due_by_age(self._clock() - self._saved_at)
+    def wishes(self) -> tuple[bool, bool]:
+        """Whether this worker wishes a checkpoint after the next step, and to leave; only the chief looks at the clock."""
+        aged = self._is_chief and self._policy.is_due_by_age(self._clock() - self._saved_at)
+        return aged, self._notice.is_given()
 
-    def hear(self) -> None:
-        """The chief wished a checkpoint after the step that was just taken."""
-        self._is_asked = True
+    def hear(self, leave: bool) -> None:
+        """A worker wished a checkpoint after the step that was just taken, or that all leave with one."""
+        self._is_asked, self._is_leaving = True, leave
+
+    def leave(self) -> NoReturn:
+        """Commits what was saved and ends the attempt. Collective: every worker calls this."""
+        self._saver.leave(f"epoch {self._epoch + 1}, step {self._step}")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._step += 1
         self._batch = batch + 1
         self._is_asked = self._is_asked or self._policy.is_due_at_step(self._step)
-        # After an epoch's last batch the checkpoint waits for the epoch's end, which is the same step.
-        if self._is_asked and self._batch < self.params["steps"]:
+        # After an epoch's last batch the checkpoint waits for the epoch's end, which is the same step,
+        # unless there is no time to wait.
+        if self._is_asked and (self._batch < self.params["steps"] or self._is_leaving):
             self._save(final=False)
 
     def watch(self, everyone: list[Any]) -> None:

@@ -1,7 +1,5 @@
 """What the chief prints, on the driver's terminal."""
 
-import asyncio
-import contextlib
 import io
 import sys
 import threading
@@ -13,49 +11,32 @@ import ray
 FLUSH_SECONDS = 0.1
 
 
-@ray.remote(num_cpus=0)
-class _Relay:
-    """Keeps printed text until the driver fetches it; asynchronous, so calls act one at a time and in order."""
-
-    def __init__(self) -> None:
-        self._text: list[str] = []
-        self._arrived = asyncio.Event()
-
-    async def put(self, text: str) -> None:
-        self._text.append(text)
-        self._arrived.set()
-
-    async def take(self, wait_seconds: float) -> str:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), wait_seconds)
-        self._arrived.clear()
-        text, self._text = self._text, []
-        return "".join(text)
-
-
 class Console:
-    """The driver's end: prints what arrives, in a thread, until it is closed."""
+    """The driver's end: prints what arrives, in a thread, until the block ends, and the relay with it."""
 
-    def __init__(self) -> None:
-        self.relay = _Relay.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
+    def __init__(self, relay: Any) -> None:
+        self._relay = relay
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._print, daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
         """Prints what is still there, then stops."""
         self._closing.set()
         self._thread.join(timeout=10)
         try:
-            self._show(ray.get(self.relay.take.remote(0), timeout=5))
+            self._show(ray.get(self._relay.take.remote(0), timeout=5))
         except Exception:  # the cluster is gone, and with it what was not fetched
             return
-        ray.kill(self.relay)
+        ray.kill(self._relay)
 
     def _print(self) -> None:
         while not self._closing.is_set():
             try:
-                self._show(ray.get(self.relay.take.remote(0.5)))
+                self._show(ray.get(self._relay.take.remote(0.5)))
             except Exception:  # the cluster is gone: the run's own error tells of it
                 return
 

@@ -13,6 +13,8 @@ import fsspec
 from service.errors import StorageError
 from service.storage import retries, urls
 
+Buffer = bytes | memoryview
+
 _TEMPORARY = ".samestep-"
 _MEMORY = threading.RLock()
 
@@ -24,8 +26,8 @@ class Place(Protocol):
 
     def read_range(self, path: str, begin: int, end: int) -> bytes: ...
 
-    def write(self, path: str, data: bytes) -> None:
-        """Replaces the file whole."""
+    def write(self, path: str, *parts: Buffer) -> None:
+        """Replaces the file whole, by the parts' bytes one behind the other."""
 
     def create(self, path: str, data: bytes) -> None:
         """Makes the file whole, or raises FileExistsError."""
@@ -55,9 +57,9 @@ class Folder:
             file.seek(begin)
             return file.read(end - begin)
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, *parts: Buffer) -> None:
         target = self._at(path)
-        with self._temporary(target, data) as temporary:
+        with self._temporary(target, *parts) as temporary:
             os.replace(temporary, target)
 
     def create(self, path: str, data: bytes) -> None:
@@ -114,14 +116,14 @@ class Folder:
         return [os.path.relpath(os.path.join(step, name), self.root) for step, _, names in steps for name in names]
 
     @contextlib.contextmanager
-    def _temporary(self, target: str, data: bytes) -> Any:
+    def _temporary(self, target: str, *parts: Buffer) -> Any:
         """Yields a file beside the target that holds the data; what became of it is made durable."""
         folder = os.path.dirname(target)
         _make_folder(folder)
         temporary = os.path.join(folder, f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
             with open(temporary, "xb") as file:
-                file.write(data)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             yield temporary
@@ -149,9 +151,9 @@ class Bucket:
         with self._lock:
             return bytes(self._files.cat_file(self._at(path), start=begin, end=end))
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, *parts: Buffer) -> None:
         with self._lock:
-            self._files.pipe_file(self._at(path), data)
+            self._files.pipe_file(self._at(path), b"".join(parts))
 
     def create(self, path: str, data: bytes) -> None:
         if self.scheme not in urls.CREATES_ONCE:

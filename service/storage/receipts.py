@@ -31,6 +31,7 @@ DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
     "C64": np.dtype(np.complex64),
 }
+_PIECE = {"tensor", "begin", "end", "dtype", "shape", "sample", "sha256"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST = 2**50  # bytes or elements; above, a product could leave the range of C's integers
 
@@ -58,8 +59,9 @@ def check(receipts: Any) -> None:
 
     A receipt is a JSON object of one file: its path ("file"), "size", "sha256" and
     "pieces", which are the pieces that are wanted from it (the file may hold others):
-    each with "tensor", "begin", "end", the whole tensor's "dtype" and "shape", and the
-    "sha256" of the piece's own bytes.
+    each with "tensor", "begin", "end", the whole tensor's "dtype" and "shape", the SHA-256
+    of a "sample" of the piece's elements, and the "sha256" of all its bytes, or null where
+    the sample differed from the last checkpoint's.
     """
     if not isinstance(receipts, list):
         raise ValueError(f"shards is {type(receipts).__name__}, expected a list")
@@ -113,13 +115,15 @@ def _check_file(receipt: Any) -> None:
 
 
 def _check_piece(file: str, entry: Any) -> None:
-    if not isinstance(entry, dict) or set(entry) != {"tensor", "begin", "end", "dtype", "shape", "sha256"}:
-        raise ValueError(f"{file}: a piece is not an object of tensor, begin, end, dtype, shape and sha256")
+    if not isinstance(entry, dict) or set(entry) != _PIECE:
+        raise ValueError(f"{file}: a piece is not an object of {', '.join(sorted(_PIECE))}")
     shape = entry["shape"]
     if not isinstance(entry["tensor"], str) or not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         raise ValueError(f"{file}: a piece's tensor or dtype is malformed")
-    if not isinstance(shape, list) or len(shape) > 32 or not all(map(is_whole, shape)) or not is_sha256(entry["sha256"]):
-        raise ValueError(f'{file}: the shape or sha256 of "{entry["tensor"]:.200}" is malformed')
+    if not isinstance(shape, list) or len(shape) > 32 or not all(map(is_whole, shape)):
+        raise ValueError(f'{file}: the shape of "{entry["tensor"]:.200}" is malformed')
+    if not is_sha256(entry["sample"]) or not (entry["sha256"] is None or is_sha256(entry["sha256"])):
+        raise ValueError(f'{file}: the sample or sha256 of "{entry["tensor"]:.200}" is malformed')
     count = math.prod(shape)
     if count > _MOST or not is_whole(entry["begin"]) or not is_whole(entry["end"], entry["begin"], count):
         raise ValueError(f'{file}: the piece of "{entry["tensor"]:.200}" is not within the tensor')

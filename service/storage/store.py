@@ -7,6 +7,7 @@ from typing import Any
 
 from service.errors import StorageError
 from service.storage import layout, places, retries, urls
+from service.storage.places import Buffer
 
 
 class Store:
@@ -62,9 +63,9 @@ class Store:
             raise StorageError(f"{self.url_of(path)} gave {len(data)} bytes of the {end - begin} from {begin} to {end}.")
         return data
 
-    def write(self, path: str, data: bytes) -> None:
-        """Replaces a file whole: a reader sees the old bytes or the new ones."""
-        self._call("write", urls.check_path(path), data)
+    def write(self, path: str, *parts: Buffer) -> None:
+        """Replaces a file whole, by the parts' bytes one behind the other: a reader sees the old bytes or the new ones."""
+        self._call("write", urls.check_path(path), *parts)
 
     def create(self, path: str, data: bytes) -> bool:
         """Makes a file that must not exist yet, whole or not at all.

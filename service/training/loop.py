@@ -1,7 +1,7 @@
 """The epochs and batches of a run, with Keras's moments in Keras's order."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import keras
 import numpy as np
@@ -11,17 +11,24 @@ from service.errors import WorkersDiffer
 from service.training.first_step import FirstStep
 from service.training.plan import Plan
 from service.training.start import Start
-from service.training.step import Step
+from service.training.step import WISHES, Step
 
 
-class Saving(Protocol):
+class Wishes(Protocol):
+    """What a step asks and tells whoever watches the run."""
+
+    def wishes(self) -> tuple[bool, bool]:
+        """Whether this worker wishes a checkpoint after the next step, and to leave after it."""
+
+    def hear(self, leave: bool) -> None:
+        """Some worker wished a checkpoint after the step that was just taken, or that all leave."""
+
+
+class Saving(Wishes, Protocol):
     """What the loop asks and tells whoever saves checkpoints."""
 
-    def is_wanted(self) -> bool:
-        """Whether this worker wishes a checkpoint after the next step."""
-
-    def hear(self) -> None:
-        """Some worker wished one after the step that was just taken."""
+    def leave(self) -> NoReturn:
+        """Commits what was saved and ends the attempt. Collective: every worker calls this."""
 
 
 def train(
@@ -72,34 +79,36 @@ def _train_epoch(
         stop = bool(model.stop_training)
         if stop and not step.group.has_peers:
             break
-        # The others hear of both in this step; none of them takes it where one wishes to stop before it.
-        numbers[3], numbers[4] = stop, saving is not None and saving.is_wanted()
+        # The others hear of these in this step; none of them takes it where one wishes to stop before it.
+        numbers[3:] = stop, *(saving.wishes() if saving is not None else (False, False))
         if not stop:
             callbacks.on_train_batch_begin(batch)
         check = FirstStep(step) if not step.is_checked else None
         results, control, loss = step.train(rows, numbers, weight_sums)
         if check is not None:
             check.compare(*plan.whole(epoch, batch), loss)
-        stopped, save = _heard(control.numpy())
+        stopped, save, leave = heard(control.numpy())
         if stopped:
             model.stop_training = True
             break
-        if save and saving is not None:
-            saving.hear()
+        if saving is not None and (save or leave):
+            saving.hear(leave)
         logs = step.logs(results)
         callbacks.on_train_batch_end(batch, logs)
+        if saving is not None and leave:
+            saving.leave()
     return dict(logs)
 
 
-def _heard(control: np.ndarray) -> tuple[bool, bool]:
-    """Returns whether a worker wished to stop, and to save; refuses learning rates that differ between workers."""
-    rates = control[2:]
+def heard(control: np.ndarray) -> tuple[bool, bool, bool]:
+    """Returns whether a worker wished to stop, to save, and to leave; refuses learning rates that differ between workers."""
+    rates = control[WISHES:]
     if not np.all(rates == rates[:1]):
         raise WorkersDiffer(
             f"The learning rates of the workers differ: {', '.join(f'{rate:g}' for rate in rates)} on workers 0 and on. "
             "A callback set one from something that is not the same everywhere, such as the time; set it from the logs."
         )
-    return bool(control[0] > 0), bool(control[1] > 0)
+    return bool(control[0] > 0), bool(control[1] > 0), bool(control[2] > 0)
 
 
 def test(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, steps: int | None = None) -> dict[str, float]:

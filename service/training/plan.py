@@ -26,7 +26,7 @@ class Plan:
         return -(-self.source.size // self.batch_size)
 
     def batches(self, group: Group, epoch: int = 0, first: int = 0) -> Iterator[tuple[Any, Any, Any]]:
-        """Yields (flat rows, [start, count, total, 0, 0], weight sums) of this replica for the batches from `first` on."""
+        """Yields (flat rows, [start, count, total, 0, 0, 0], weight sums) of this replica for the batches from `first` on."""
         order = epoch_order(self.source.size, self.seed, epoch, self.shuffle, self.batch_size) if self.shuffle else None
         replicas, replica = (1, 0) if isinstance(group, ScopeGroup) else (group.size, group.index)
         for begin in range(first * self.batch_size, self.source.size, self.batch_size):
@@ -34,7 +34,7 @@ class Plan:
             first_row, count = cut(end - begin, replicas, replica)
             mine = slice(begin + first_row, begin + first_row + max(count, 1))
             batch = slice(begin, end)
-            numbers = np.array([first_row, count, end - begin, 0, 0], np.int32)
+            numbers = np.array([first_row, count, end - begin, 0, 0, 0], np.int32)
             if order is None:
                 yield self.source.rows(mine), numbers, self.source.weight_sums(batch)
             else:

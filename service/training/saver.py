@@ -1,9 +1,10 @@
 """A snapshot becomes shards and one committed entry, off the training thread."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 from service.cluster.consensus import Council, Mailbox
+from service.errors import RunInterrupted
 from service.policies.keeping import KeepPolicy, Mark
 from service.storage import receipts, retention, shards
 from service.storage.commits import Writer
@@ -21,7 +22,7 @@ class Saver:
     def __init__(self, store: Store, log: Writer | None, attempt: str, council: Council, keep: KeepPolicy) -> None:
         """`log` is the chief's; the other workers have none."""
         self._store, self._log, self._attempt = store, log, attempt
-        self._index, self._count, self._keep = council.index, council.count, keep
+        self._council, self._keep = council, keep
         self._mailbox = Mailbox()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
@@ -46,6 +47,21 @@ class Saver:
             pending, self._pending = self._pending, None
             pending.result()
 
+    def leave(self, place: str) -> NoReturn:
+        """Waits until what was saved is committed, on all workers, and ends the attempt.
+
+        Collective: every worker calls this.
+
+        Raises:
+            RunInterrupted: always, naming the place.
+        """
+        self.wait()
+        self._council.any(False)  # a worker that ended now would take the chief's commit with it
+        raise RunInterrupted(
+            f"The run {self._store.url} was asked to stop. It is committed at {place}; the same command continues it "
+            "from there."
+        )
+
     def append(self, kind: str, body: dict[str, Any]) -> None:
         """Commits an entry that is no checkpoint, after what was saved before it; on the chief."""
         self.wait()
@@ -53,13 +69,13 @@ class Saver:
             self._log.append(kind, body)
 
     def _save(self, serial: int, snapshot: Snapshot, body: dict[str, Any]) -> None:
-        share = snapshot.share(self._index, self._count)
+        share = snapshot.share(self._council.index, self._council.count)
         written = shards.write_shards(self._store, self._attempt, snapshot, share, self._previous)
         self._previous = written
         if self._log is None:
-            self._mailbox.post(f"saved/{serial}/{self._index}", written)
+            self._mailbox.post(f"saved/{serial}/{self._council.index}", written)
             return
-        others = [self._mailbox.take(f"saved/{serial}/{worker}") for worker in range(1, self._count)]
+        others = [self._mailbox.take(f"saved/{serial}/{worker}") for worker in range(1, self._council.count)]
         self._log.append("checkpoint", {**body, "shards": receipts.merge([written, *others])})
         retention.delete(self._log, retention.surplus(self._log, self._keep.last, self._staying(self._log)))
 

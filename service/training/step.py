@@ -10,6 +10,8 @@ from service.exact.group import Group, ScopeGroup
 from service.exact.metrics import StepMetrics
 from service.exact.replica import Replica, acting
 
+WISHES = 3  # to stop, to save, to leave
+
 
 class Step:
     """The compiled steps of one model on one group of replicas, for data of one structure.
@@ -22,8 +24,8 @@ class Step:
         is_checked: whether that was compared with one device's loss.
 
     Every function takes flat tensors of the replica's rows [b, ...] (of the whole batch
-    where a strategy's scope holds the variables), `numbers` [5] int32 (start, count, total,
-    1 to stop before this step, 1 to save after it) and the sums of the weights.
+    where a strategy's scope holds the variables), `numbers` [6] int32 (start, count, total, and
+    1 to stop before this step, to save after it, to leave after it) and the sums of the weights.
     """
 
     def __init__(self, model: Any, group: Group, like: Any) -> None:
@@ -39,7 +41,7 @@ class Step:
             seams.install()
         keras_seams.global_seed_generator()
         flat = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in keras.tree.flatten(like) if t is not None]
-        signature = [flat, tf.TensorSpec([5], tf.int32), tf.TensorSpec([None], keras.config.floatx())]
+        signature = [flat, tf.TensorSpec([3 + WISHES], tf.int32), tf.TensorSpec([None], keras.config.floatx())]
         self.train = self._compiled(self._train, signature)
         self.test = self._compiled(self._test, signature)
         self.predict = self._compiled(self._predict, signature)
@@ -140,7 +142,7 @@ class Step:
             act()
 
     def _control(self, numbers: Any) -> Any:
-        """Returns [2 + replicas]: the wishes to stop and to save, and each worker's learning rate at its place."""
+        """Returns [3 + replicas]: the wishes to stop, save and leave, and each worker's learning rate at its place."""
         wishes = tf.cast(numbers[3:], keras.config.floatx())
         if not self.group.has_peers:
             return wishes

@@ -61,7 +61,8 @@ class Faulty:
             if self.way in ("after", "dies after"):
                 action(*args)
             if self.way == "torn" and name in ("write", "create"):
-                self.place.write(args[0], args[1][: len(args[1]) // 2])
+                data = b"".join(args[1:])
+                self.place.write(args[0], data[: len(data) // 2])
             raise (ConnectionResetError("lost") if self.way in ("before", "after", "down") else Died)
 
         return call

@@ -126,6 +126,23 @@ def test_what_did_not_change_is_not_written_again(memory):
     assert shards.read_tensors(memory, third).keys() == tensors.keys()
 
 
+def test_a_large_tensor_is_written_until_it_has_been_the_same_twice(memory):
+    def tensors(head, one):
+        table = np.zeros(100_000)
+        table[1::2] = head
+        table[50_001] = one  # between the elements of the sample, of which there is one in 97
+        return {"table": np.arange(100_000.0), "head": table}
+
+    saved = ()
+    files = []
+    for step, (head, one) in enumerate([(1, 1), (2, 2), (2, 2), (2, 2), (2, 3)]):
+        saved = write(memory, tensors(head, one), 1, attempt=f"a{step}", previous=saved)
+        files.append({e["tensor"]: receipt["file"].split("/")[1][:2] for receipt in saved for e in receipt["pieces"]})
+        assert np.array_equal(shards.read_tensors(memory, saved)["head"], tensors(head, one)["head"])
+    # The table stays in the first file. The head changes; has only just stopped; is the same; one element differs.
+    assert files == [{"table": "a0", "head": f"a{n}"} for n in (0, 1, 2, 2, 4)]
+
+
 def test_a_piece_of_the_same_bytes_but_another_shape_or_type_is_written(memory):
     first = write(memory, {"a": np.zeros((2, 3), np.float32)}, 1)
     for other in (np.zeros((3, 2), np.float32), np.zeros((2, 3), np.int32)):

@@ -19,7 +19,8 @@ class Recording(Store):
         self.gate = threading.Event()
         self.gate.set()
 
-    def write(self, path, data):
+    def write(self, path, *parts):
+        data = b"".join(parts)
         self.gate.wait(10)
         if self.fails:
             self.fails -= 1

@@ -1,0 +1,92 @@
+"""A signal to the driver becomes the workers' wish to commit and leave."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# A pod's usual grace is 30 s. What has not committed by then waits for more than a step.
+PATIENCE_SECONDS = 25.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Notice:
+    """Whether the workers were asked to commit and leave; one for each attempt, on each worker."""
+
+    def __init__(self) -> None:
+        self._given = threading.Event()
+
+    def give(self) -> None:
+        """Asks, from any thread."""
+        self._given.set()
+
+    def is_given(self) -> bool:
+        """Whether somebody asked this worker; the others may not know yet."""
+        return self._given.is_set()
+
+    def listen(self, relay: Any) -> None:
+        """Waits beside the training for the driver to ask."""
+
+        def wait() -> None:
+            import ray
+
+            with contextlib.suppress(Exception):  # the relay ends with the run
+                ray.get(relay.asked_to_leave.remote())
+                self.give()
+
+        threading.Thread(target=wait, name="notice", daemon=True).start()
+
+
+@contextlib.contextmanager
+def signals(ask: Callable[[], None]) -> Iterator["Signals"]:
+    """Calls `ask`, in a thread, at the first SIGINT or SIGTERM that reaches this process inside the block.
+
+    The second one, or `PATIENCE_SECONDS`, ends the block with a KeyboardInterrupt. Python lets
+    only the main thread handle signals; in another one nothing changes.
+    """
+    heard = Signals(ask)
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    heard.install()
+    try:
+        yield heard
+    finally:
+        heard.timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Signals:
+    """What SIGINT and SIGTERM do while a run is on.
+
+    Attributes:
+        insist: called at the second signal.
+        timer: stands for a second signal when the first one led to nothing.
+    """
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self._ask = ask
+        self._is_asked = False
+        self.insist: Callable[..., Any] = signal.default_int_handler
+        main = threading.main_thread().ident
+        self.timer = threading.Timer(PATIENCE_SECONDS, signal.pthread_kill, [main, signal.SIGINT])
+        self.timer.daemon = True
+
+    def install(self) -> None:
+        """Handles both signals from now on, on the main thread."""
+        for number in _SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self._is_asked:
+            self.insist(number, frame)
+            return
+        self._is_asked = True
+        sys.stderr.write("\nThe workers commit a checkpoint and stop. A second signal stops them at once.\n")
+        # In a thread: the main one may be anywhere, inside Ray too.
+        threading.Thread(target=self._ask, daemon=True).start()
+        self.timer.start()
