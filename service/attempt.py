@@ -197,6 +197,7 @@ class Attempt:
         checkpoints.identity = identity
         is_over, found = self._newest(number, epochs)
         if found is None:
+            self._say_what_loading_will_lack(model)
             return given
         body, tensors = found.entry.body, found.tensors
         self._check_identity(number, body["identity"], identity)
@@ -212,6 +213,14 @@ class Attempt:
         if is_over:
             self._take_over(model, stateful, begun)
         return begun
+
+    def _say_what_loading_will_lack(self, model: Any) -> None:
+        if self._is_chief and (lacks := models.missing(model)):
+            print(
+                f"service.load_model will not bring this model back: {'; '.join(lacks)}. The run trains, goes on after a crash "
+                "and keeps the weights.",
+                flush=True,
+            )
 
     def _check_identity(self, number: int, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         changed = [name for name, value in now.items() if name in then and then[name] != value]

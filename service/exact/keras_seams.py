@@ -1,12 +1,15 @@
 """The only file that knows Keras's private names, and checks them at start."""
 
 import ast
+import contextlib
+import copy
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import pathlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from service.errors import EnvironmentUnfit
@@ -151,6 +154,20 @@ def random_seed() -> int | None:
     from keras.src.utils.rng_utils import get_random_seed
 
     return get_random_seed()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Lets models be made in the block and leaves no trace: the seeds and names that Keras gives next stay what they were."""
+    from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
+
+    drawn, named = random.getstate(), get_global_attribute("object_name_uids")
+    set_global_attribute("object_name_uids", copy.copy(named))
+    try:
+        yield
+    finally:
+        random.setstate(drawn)
+        set_global_attribute("object_name_uids", named)
 
 
 def pythonify(logs: dict[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _stored_as(entry: dict[str, Any]) -> tuple[str, list[int]]:
 def _write(store: Store, attempt: str, fresh: dict[str, np.ndarray], entries: list[dict[str, Any]]) -> Receipt:
     """Writes a safetensors file from where its tensors lie: the library's own writer copies them all first."""
     entries.sort(key=lambda entry: (-receipts.DTYPES[entry["dtype"]].itemsize, entry["tensor"], entry["begin"]))
-    values = [memoryview(fresh[_stored_as(entry)[0]].view(np.uint8)) for entry in entries]
+    values = [fresh[_stored_as(entry)[0]].view(np.uint8).data for entry in entries]
     parts: list[Buffer] = [_header(entries), *values]
     content = hashlib.sha256()
     for part in parts:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from service.errors import ModelInvalid
+from service.exact import keras_seams
 from service.storage import layout
 from service.storage.store import Store
 
@@ -59,6 +60,21 @@ def load_model(url: str, **storage_options: Any) -> Any:
     folder, _, name = url.rpartition("/") if url.endswith(SUFFIX) else (url, "", layout.model())
     store = Store(folder or ".", **storage_options)
     about = json.loads(store.read(name.removesuffix(SUFFIX) + ".json"))
+    return _loaded(store.read(name), about, url)
+
+
+def missing(model: Any) -> list[str]:
+    """Returns why `load_model` would not bring the model back, found by saving and loading it; nothing if it would."""
+    about = describe(model)
+    with keras_seams.undisturbed():
+        try:
+            _loaded(to_bytes(model), about, "this run")
+        except Exception as error:
+            return about["lacks"] or [str(error).split("\n")[0]]
+    return about["lacks"]
+
+
+def _loaded(data: bytes, about: dict[str, Any], url: str) -> Any:
     objects: dict[str, Any] = {}
     for entry in about["custom"]:
         found = _import(entry["home"], url)
@@ -66,7 +82,7 @@ def load_model(url: str, **storage_options: Any) -> Any:
         objects[found.__name__] = found
     with tempfile.TemporaryDirectory() as local:
         path = pathlib.Path(local, "model" + SUFFIX)
-        path.write_bytes(store.read(name))
+        path.write_bytes(data)
         try:
             model = keras.saving.load_model(path, custom_objects=objects)
         except Exception as error:

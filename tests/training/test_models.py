@@ -53,6 +53,47 @@ def test_what_cannot_come_back_is_named(tmp_path):
         service.load_model(str(tmp_path))
 
 
+def test_what_will_not_come_back_is_named_before_training_and_nothing_else_changes():
+    def local_loss(y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+    def build(loss):
+        keras.utils.set_random_seed(3)
+        keras.backend.clear_session()
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dropout(0.1)])
+        model.compile("adam", loss)
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def next_model():
+        layer = keras.layers.Dense(1)
+        layer.build((None, 2))
+        return layer.name, layer.kernel.numpy().tolist()
+
+    build("mse")
+    undisturbed = next_model()
+    assert models.missing(build("mse")) == []
+    assert next_model() == undisturbed
+    (reason,) = models.missing(build(local_loss))
+    assert "local_loss" in reason and "move it to the top of a module" in reason
+    assert next_model() == undisturbed
+
+
+def test_a_model_whose_constructor_keeps_no_arguments_is_named_before_training():
+    class Unfinished(keras.Model):
+        def __init__(self, units):
+            super().__init__()
+            self.dense = keras.layers.Dense(units)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Unfinished(2)
+    model.compile("sgd", "mse")
+    model(np.zeros((1, 2)))
+    assert models.missing(model)
+
+
 def test_a_module_that_is_not_here_is_named(tmp_path):
     model = digits_vae.build(digits_vae.Options(hidden=8, latent=2), 3)
     store = saved(model, tmp_path)
