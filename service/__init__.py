@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from service.data.batches import epoch_order
+    from service.exact.marks import batch_mean
+    from service.exact.normalization import local_statistics
+    from service.exact.shares import share
     from service.job_command import command
+    from service.keras2 import compile
     from service.methods import evaluate, fit, predict, test_on_batch, train_on_batch
     from service.run import Run
     from service.trainer import Result, train
@@ -19,12 +23,16 @@ __all__ = [
     "Result",
     "Run",
     "Worker",
+    "batch_mean",
     "command",
+    "compile",
     "epoch_order",
     "evaluate",
     "fit",
     "load_model",
+    "local_statistics",
     "predict",
+    "share",
     "test_on_batch",
     "train",
     "train_on_batch",
@@ -34,12 +42,16 @@ _HOMES = {
     "Result": "service.trainer",
     "Run": "service.run",
     "Worker": "service.worker",
+    "batch_mean": "service.exact.marks",
     "command": "service.job_command",
+    "compile": "service.keras2",
     "epoch_order": "service.data.batches",
     "evaluate": "service.methods",
     "fit": "service.methods",
     "load_model": "service.training.models",
+    "local_statistics": "service.exact.normalization",
     "predict": "service.methods",
+    "share": "service.exact.shares",
     "test_on_batch": "service.methods",
     "train": "service.trainer",
     "train_on_batch": "service.methods",

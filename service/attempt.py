@@ -1,7 +1,6 @@
 """One attempt at a run, on one worker: what it takes up, saves and leaves."""
 
 import functools
-import inspect
 import json
 import traceback
 import uuid
@@ -54,7 +53,7 @@ class Attempt:
         keep = policy_of(run.keep, run.keep_best, run.keep_every_steps)
         self._saver = Saver(store, log, name, self.council, keep)
         self._views = Views(store)
-        self._stages = 0
+        self._stages = self._epochs = 0
         self._history: dict[str, list[float]] = {}
 
     def _check_storage(self, opened: int) -> None:
@@ -72,8 +71,6 @@ class Attempt:
 
     def fit(self, model: Any, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the next stage, or takes up what an earlier attempt left of it. Collective: every worker calls this."""
-        given = inspect.signature(methods.fit).bind(model, *args, **kwargs).arguments
-        epochs = given.get("epochs", 1)
         self._stages += 1
         number = self._stages
         run = self._run
@@ -87,12 +84,12 @@ class Attempt:
             ],
             saving=checkpoints,
             seed=run.seed or 0,
-            start=functools.partial(self._start, number, epochs, checkpoints),
+            start=functools.partial(self._start, number, checkpoints),
         )
-        history = methods.fit(**given, stage=stage)
+        history = methods.fit(model, *args, **kwargs, stage=stage)
         self._history = history_of(model)
         if self._is_chief:
-            result = {"epochs": epochs, "stopped": bool(model.stop_training), "history": self._history}
+            result = {"epochs": self._epochs, "stopped": bool(model.stop_training), "history": self._history}
             self._saver.append("stage", {"stage": number, "result": result})
             self.store.write(layout.model_json(number), json.dumps(models.describe(model), indent=1).encode())
             self.store.write(layout.model(number), models.to_bytes(model))
@@ -185,16 +182,17 @@ class Attempt:
     def _start(
         self,
         number: int,
-        epochs: int,
         checkpoints: Checkpoints,
         model: Any,
         stateful: list[Any],
         given: Start,
+        epochs: int,
         identity: dict[str, Any],
     ) -> Start:
         """Puts the model where the stage's newest checkpoint left it, and tells where training begins."""
         checkpoints.watch(stateful)
         checkpoints.identity = identity
+        self._epochs = epochs
         is_over, found = self._newest(number, epochs)
         if found is None:
             self._say_what_loading_will_lack(model)

@@ -1,6 +1,11 @@
 """What fit and its siblings are given, refused at the first line that can know."""
 
+import dis
+import functools
 import operator
+import types
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -8,6 +13,9 @@ import keras
 from service.cluster.consensus import Council
 from service.data.sources import Arrays
 from service.errors import DataInvalid, ModelInvalid, RunInvalid
+
+_CHECKED: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()  # models, and which compile was looked at
+_LIBRARIES = ("keras", "tensorflow", "numpy", "builtins", "functools", "service")
 
 
 def check_model(model: Any, method: str) -> None:
@@ -30,6 +38,89 @@ def check_targets(model: Any, data: Arrays) -> None:
             f'{data.of}y is None, but the model "{model.name}" was compiled with loss={model.loss!r}, which compares with y. '
             "Give y, or compile with loss=None a model that adds its losses itself (add_loss)."
         )
+
+
+def check_losses(model: Any) -> None:
+    """Refuses a loss or metric that uses a symbolic tensor of the model's construction, as old scripts do for a VAE.
+
+    Raises:
+        ModelInvalid: naming the function, the tensor, and what to write instead.
+    """
+    if _CHECKED.get(model) == id(model._loss_tracker):
+        return
+    compiled = model._compile_metrics
+    metrics = [getattr(compiled, "_user_metrics", None), getattr(compiled, "_user_weighted_metrics", None)]
+    for kind, given in (("loss", model.loss), ("metric", metrics)):
+        for item in keras.tree.flatten(given):
+            for name, tensor in _symbolic(item, set()):
+                label = getattr(item, "__name__", None) or getattr(item, "name", type(item).__name__)
+                raise ModelInvalid(
+                    f'The {kind} "{label}" uses "{name}", a symbolic tensor of shape {tuple(tensor.shape)} from building the '
+                    f"model. In Keras 3 a {kind} has no values but y_true and y_pred. Put the term into a layer that "
+                    f"{name} passes through: `def call(self, {name}): self.add_loss(ops.mean(...)); return {name}`, or make "
+                    f"{name} an output of the model, with a loss of its own."
+                )
+    _CHECKED[model] = id(model._loss_tracker)
+
+
+def _symbolic(item: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yields (name, tensor) for each symbolic tensor that a function, or what it calls, or an object holds."""
+    if id(item) in seen or isinstance(item, types.ModuleType | str | int | float | None):
+        return
+    seen.add(id(item))
+    if isinstance(item, types.MethodType):
+        yield from _symbolic(item.__self__, seen)
+        yield from _symbolic(item.__func__, seen)
+    elif isinstance(item, functools.partial):
+        yield from _held({"func": item.func, **{f"argument {i}": v for i, v in enumerate(item.args)}, **item.keywords}, seen)
+    elif isinstance(item, types.FunctionType):
+        yield from _held(_reached(item), seen)
+    elif hasattr(item, "__dict__") and not isinstance(item, type):
+        if not isinstance(item, keras.Layer):  # a layer's own tensors are its variables
+            yield from _held(vars(item), seen)
+        wrapped = isinstance(item, keras.losses.Loss | keras.metrics.Metric | keras.Layer)
+        for method in ("call", "update_state") if wrapped else ("call", "__call__"):
+            yield from _symbolic(getattr(type(item), method, None), seen)
+
+
+def _held(named: dict[str, Any], seen: set[int]) -> Iterator[tuple[str, Any]]:
+    for name, value in named.items():
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        for part in list(parts)[:100]:
+            if isinstance(part, keras.KerasTensor):
+                yield name, part
+            elif callable(part) and _is_own(part):
+                yield from _symbolic(part, seen)
+
+
+def _is_own(item: Any) -> bool:
+    """Whether it is code of the author's, not of a library that holds no model's tensors."""
+    home = getattr(item, "__module__", None) or type(item).__module__
+    wrapper = isinstance(item, keras.losses.Loss | keras.metrics.Metric | functools.partial)
+    return wrapper or home.partition(".")[0] not in _LIBRARIES
+
+
+def _reached(function: types.FunctionType) -> dict[str, Any]:
+    """Returns what a function finds by name besides its arguments: globals, what it closes over, defaults."""
+    found = _globals_of(function.__code__, function.__globals__)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # nothing is there yet
+            continue
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    defaults = function.__defaults__ or ()
+    return found | dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)) | (function.__kwdefaults__ or {})
+
+
+def _globals_of(code: types.CodeType, there: dict[str, Any]) -> dict[str, Any]:
+    """Returns the globals that the code, or a function in it, reads; an attribute of the same name is none of them."""
+    read = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    found = {name: there[name] for name in read if name in there}
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            found |= _globals_of(inner, there)
+    return found
 
 
 def batch_size_of(batch_size: int | None) -> int:

@@ -2,15 +2,14 @@
 
 import dataclasses
 import secrets
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from service.callbacks.progress import EpochLines
-from service.checks import batch_size_of, check_alike, check_compiled, check_model, check_targets
+from service import given, keras2, moments
+from service.checks import check_alike, check_compiled, check_losses, check_model, check_targets
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.data import weights
@@ -20,7 +19,7 @@ from service.errors import ModelInvalid
 from service.exact import group as groups
 from service.exact import keras_seams
 from service.training import loop
-from service.training.plan import Plan
+from service.training.plan import ArrayPlan, Plan
 from service.training.prepare import build, step_for
 from service.training.start import Start
 from service.training.step import Step
@@ -35,16 +34,17 @@ class Stage:
         saving: the one of them that saves checkpoints.
         seed: of the order of the rows.
         start: called once the model is built, with it, the callbacks whose state counts (the same on
-            every worker), where fit's arguments begin, and what of them must stay the same over the
-            attempts at a run; tells where training begins.
+            every worker), where fit's arguments begin, the last epoch, and what of the arguments must
+            stay the same over the attempts at a run; tells where training begins.
     """
 
     callbacks: list[keras.callbacks.Callback]
     saving: loop.Saving
     seed: int
-    start: Callable[[Any, list[Any], Start, dict[str, Any]], Start]
+    start: Callable[[Any, list[Any], Start, int, dict[str, Any]], Start]
 
 
+@keras2.accepting
 def fit(
     model: Any,
     x: Any = None,
@@ -56,12 +56,15 @@ def fit(
     validation_split: float = 0.0,
     validation_data: Any = None,
     shuffle: Shuffle = True,
-    class_weight: dict[int, float] | None = None,
+    class_weight: Any = None,
     sample_weight: Any = None,
     initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
     validation_batch_size: int | None = None,
     validation_freq: Any = 1,
     *,
+    same_everywhere: bool = False,
     stage: Stage | None = None,
 ) -> keras.callbacks.History:
     """Trains the model as `keras.Model.fit` does on one device, on however many replicas there are.
@@ -70,10 +73,14 @@ def fit(
 
     Args:
         model: a compiled Keras model; under a strategy that holds variables, made in its scope.
-        x, y, sample_weight: arrays, or lists or dicts of arrays, with one row a sample.
+        x, y, sample_weight: arrays, or lists or dicts of arrays, with one row a sample; or x alone a
+            tf.data.Dataset, a keras.utils.PyDataset or a generator of GLOBAL batches.
         batch_size: rows of the GLOBAL batch, 32 by default.
+        class_weight: a dict of class: weight, or with several outputs a list or dict of such dicts.
+        same_everywhere: every worker's generator gives the same batches; else the chief's alone is
+            run, and its batches are sent.
         stage: what a run adds; `worker.fit` gives it.
-        The other arguments are Keras's.
+        The other arguments are Keras's; Keras 2's names are taken too (docs/arguments.md).
 
     Returns:
         Keras's History, the same on every worker.
@@ -82,30 +89,42 @@ def fit(
         DataInvalid, ModelInvalid, WorkersDiffer: at the first line that can know.
     """
     check_compiled(model, "fit")
+    check_losses(model)
     group, council = _surroundings(model)
-    batch_size = batch_size_of(batch_size)
-    source = Arrays(x, y, sample_weight)
+    seed = stage.seed if stage else _seed(council)
+    plan, rows = given.training(
+        model,
+        council,
+        (x, y, sample_weight),
+        class_weight=class_weight,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        steps_per_epoch=steps_per_epoch,
+        first_epoch=initial_epoch,
+        validation_split=0.0 if validation_data is not None else validation_split,
+        same_everywhere=same_everywhere,
+    )
+    validation_batch_size = validation_batch_size or batch_size
     held_out = None
     if validation_data is not None:
-        val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
-        held_out = Arrays(val_x, val_y, val_weight, of="validation_data's ")
-    elif validation_split:
-        source, held_out = source.split(validation_split)
-    source = weights.with_class_weight(source, class_weight)
-    step = _ready(model, group, council, source, held_out)
-    seed = stage.seed if stage else _seed(council)
-    plan = Plan(source, batch_size, seed, shuffle)
-    stateful = _stateful(callbacks, stage)
-    listed = _callback_list(model, stateful, verbose, council, epochs, plan.steps, lines=True)
-    validate = _validation(model, group, held_out, validation_batch_size or batch_size, validation_freq, listed)
+        held_out = given.validating(model, council, validation_data, validation_batch_size, validation_steps, same_everywhere)
+    elif rows is not None:
+        held_out = given.planned(model, rows, validation_batch_size, validation_steps, "validation_steps")
+    step = _ready(model, group, council, plan, held_out)
+    stateful = moments.stateful(callbacks, stage.callbacks if stage else [])
+    listed = moments.listed(model, stateful, verbose, council, epochs, plan.steps, lines=True)
+    validate = _validation(model, group, held_out, validation_freq, initial_epoch, listed)
     start = Start(initial_epoch)
     if stage:
-        start = stage.start(model, stateful, start, _identity(plan, held_out))
+        identity = {"kind": "fit", **plan.identity(), "validation data": held_out and held_out.identity()["data"]}
+        start = stage.start(model, stateful, start, epochs, identity)
     if not start.is_over:
         loop.train(step, plan, listed, council, start, epochs, validate, stage.saving if stage else None)
     return model.history
 
 
+@keras2.accepting
 def evaluate(
     model: Any,
     x: Any = None,
@@ -116,21 +135,24 @@ def evaluate(
     steps: int | None = None,
     callbacks: Any = None,
     return_dict: bool = False,
+    *,
+    same_everywhere: bool = False,
 ) -> Any:
     """Returns the loss and metrics over the data, as `keras.Model.evaluate`; the workers share the work.
 
     Collective: every worker calls this, and gets the same.
     """
     check_compiled(model, "evaluate")
+    check_losses(model)
     group, council = _surroundings(model)
-    source = Arrays(x, y, sample_weight)
-    step = _ready(model, group, council, source, None)
-    plan = Plan(source, batch_size_of(batch_size))
-    listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps)
+    plan = given.testing(model, council, (x, y, sample_weight), batch_size, steps, same_everywhere=same_everywhere)
+    step = _ready(model, group, council, plan, None)
+    listed = moments.listed(model, callbacks, verbose, council, 1, steps or plan.steps)
     logs = keras_seams.pythonify(loop.test(step, plan, listed, steps))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
 
 
+@keras2.accepting
 def predict(
     model: Any,
     x: Any,
@@ -138,6 +160,8 @@ def predict(
     verbose: Any = "auto",
     steps: int | None = None,
     callbacks: Any = None,
+    *,
+    same_everywhere: bool = False,
 ) -> Any:
     """Returns the model's outputs for all rows, as `keras.Model.predict`; the workers share the work.
 
@@ -145,13 +169,14 @@ def predict(
     """
     check_model(model, "predict")
     group, council = _surroundings(model)
-    source = Arrays(x)
-    step = _ready(model, group, council, source, None, training=False)
-    plan = Plan(source, batch_size_of(batch_size))
-    listed = _callback_list(model, callbacks, verbose, council, 1, steps or plan.steps)
+    data = (x, None, None)
+    plan = given.testing(model, council, data, batch_size, steps, same_everywhere=same_everywhere, targets=False)
+    step = _ready(model, group, council, plan, None, training=False)
+    listed = moments.listed(model, callbacks, verbose, council, 1, steps or plan.steps)
     return loop.predict(step, plan, listed, steps)
 
 
+@keras2.accepting
 def train_on_batch(
     model: Any,
     x: Any,
@@ -167,12 +192,14 @@ def train_on_batch(
     `wishes` is what a run adds; `worker.train_on_batch` gives it.
     """
     check_compiled(model, "train_on_batch")
-    source = weights.with_class_weight(Arrays(x, y, sample_weight), class_weight)
+    check_losses(model)
+    weight = weights.weighed(model, x, y, sample_weight, class_weight)
+    source = Arrays(x, y, weight)
 
     def act(step: Step, batch: Any) -> Any:
         if wishes is not None:
-            batch[1][4:] = wishes.wishes()
-        results, control, _ = step.train(*batch)
+            batch.numbers[4:] = wishes.wishes()
+        results, control, _ = step.train(*batch[:3])
         _, save, leave = loop.heard(control.numpy())
         if wishes is not None and (save or leave):
             wishes.hear(leave)
@@ -181,10 +208,13 @@ def train_on_batch(
     return _on_batch(model, source, return_dict, act)
 
 
+@keras2.accepting
 def test_on_batch(model: Any, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
     """Returns the metrics on one global batch, as `keras.Model.test_on_batch`. Collective: every worker calls this."""
     check_compiled(model, "test_on_batch")
-    return _on_batch(model, Arrays(x, y, sample_weight), return_dict, lambda step, batch: step.test(*batch))
+    check_losses(model)
+    source = Arrays(x, y, weights.weighed(model, x, y, sample_weight, None))
+    return _on_batch(model, source, return_dict, lambda step, batch: step.test(*batch[:3]))
 
 
 def _on_batch(model: Any, source: Arrays, return_dict: bool, act: Callable[[Step, Any], Any]) -> Any:
@@ -194,7 +224,7 @@ def _on_batch(model: Any, source: Arrays, return_dict: bool, act: Callable[[Step
     build(model, source.like)
     step = step_for(model, group, source.like)
     model.reset_metrics()
-    (batch,) = Plan(source, source.size).batches(group)
+    (batch,) = ArrayPlan(source, source.size).batches(group)
     logs = keras_seams.pythonify(step.logs(act(step, batch)))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
 
@@ -216,69 +246,33 @@ def _surroundings(model: Any) -> tuple[groups.Group, Council]:
     return groups.of(holder or connected), Council(connected)
 
 
-def _ready(
-    model: Any, group: groups.Group, council: Council, source: Arrays, held_out: Arrays | None, training: bool = True
-) -> Step:
-    """Checks data and model, builds what is not built, compares what all workers must hold alike."""
-    given = [source] if held_out is None else [source, held_out]
-    for data in given:
-        weights.check(data)
-        if training:
-            check_targets(model, data)
+def _ready(model: Any, group: groups.Group, council: Council, plan: Plan, held_out: Plan | None, training: bool = True) -> Step:
+    """Builds what is not built, compares what all workers must hold alike, and returns the step for the plan's batches."""
     if training or not model.built:
-        build(model, source.like)
-    check_alike(model, given, council)
-    return step_for(model, group, source.like)
-
-
-def _identity(plan: Plan, held_out: Arrays | None) -> dict[str, Any]:
-    """Returns what decides which rows every step sees."""
-    return {
-        "kind": "fit",
-        "batch_size": plan.batch_size,
-        "shuffle": plan.shuffle,
-        "data": plan.source.fingerprint(),
-        "validation data": None if held_out is None else held_out.fingerprint(),
-    }
+        build(model, plan.like)
+    arrays = [*given.arrays_of(plan), *(given.arrays_of(held_out) if held_out is not None else ())]
+    check_alike(model, arrays, council)
+    return step_for(model, group, plan.like)
 
 
 def _validation(
-    model: Any, group: groups.Group, held_out: Arrays | None, batch_size: int, freq: Any, listed: Any
+    model: Any, group: groups.Group, plan: Plan | None, freq: Any, first_epoch: int, listed: Any
 ) -> Callable[[int], dict[str, float]]:
-    if held_out is None:
+    """Returns what validates after an epoch for which that is due."""
+    if plan is None:
         return lambda epoch: {}
-    plan = Plan(held_out, batch_size)
-    step = step_for(model, group, held_out.like)
+    step = step_for(model, group, plan.like)
+
+    def is_due(epoch: int) -> bool:
+        return epoch + 1 in freq if isinstance(freq, list | tuple | set) else (epoch + 1) % freq == 0
 
     def validate(epoch: int) -> dict[str, float]:
-        due = epoch + 1 in freq if isinstance(freq, list | tuple | set) else (epoch + 1) % freq == 0
-        return keras_seams.pythonify(loop.test(step, plan, listed)) if due else {}
+        if not is_due(epoch):
+            return {}
+        times_before = sum(map(is_due, range(first_epoch, epoch)))
+        return keras_seams.pythonify(loop.test(step, plan, listed, number=times_before))
 
     return validate
-
-
-def _stateful(callbacks: Any, stage: Stage | None) -> list[Any]:
-    """Returns the callbacks whose state is the run's, in Keras's order: the author's, History, the run's."""
-    own = keras.tree.flatten(callbacks) if callbacks else []
-    history = [] if any(isinstance(callback, keras.callbacks.History) for callback in own) else [keras.callbacks.History()]
-    return [*own, *history, *(stage.callbacks if stage else [])]
-
-
-def _callback_list(
-    model: Any, callbacks: Any, verbose: Any, council: Council, epochs: int, steps: int, lines: bool = False
-) -> keras.callbacks.CallbackList:
-    """Returns Keras's list of the callbacks; the chief's shows the progress, a bar on a terminal, else lines."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return callbacks
-    if council.index != 0:
-        verbose = 0
-    if verbose == "auto":
-        verbose = 1 if sys.stdout.isatty() else 2
-    shown = [EpochLines()] if verbose == 2 and lines else []
-    own = keras.tree.flatten(callbacks) if callbacks else []
-    return keras.callbacks.CallbackList(
-        [*own, *shown], add_progbar=verbose == 1, verbose=verbose, epochs=epochs, steps=steps, model=model
-    )
 
 
 def _seed(council: Council) -> int:

@@ -56,6 +56,24 @@ class Worker:
         """
         return self._attempt.fit(model, *args, **kwargs)
 
+    def fit_generator(self, model: Any, *args: Any, **kwargs: Any) -> "keras.callbacks.History":
+        """Keras 2's: `fit` with a generator, its arguments in the old order. Collective: every worker calls this."""
+        from service import keras2
+
+        return self._attempt.fit(model, **keras2.by_position("fit_generator", args, kwargs))
+
+    def evaluate_generator(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Keras 2's: `evaluate` with a generator, its arguments in the old order. Collective: every worker calls this."""
+        from service import keras2
+
+        return self.evaluate(model, **keras2.by_position("evaluate_generator", args, kwargs))
+
+    def predict_generator(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Keras 2's: `predict` with a generator, its arguments in the old order. Collective: every worker calls this."""
+        from service import keras2
+
+        return self.predict(model, **keras2.by_position("predict_generator", args, kwargs))
+
     def steps(self, total: int, models: "Mapping[str, keras.Model]", every: int = 100) -> Iterator[int]:
         """Yields the steps 0, 1, ... total - 1 of a loop written by hand, which is a stage as `fit` is.
 

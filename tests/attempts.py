@@ -151,6 +151,19 @@ def train(
     }
 
 
+def drift(url: str) -> None:
+    """Trains with a callback that moves a weight on worker 1 alone. Collective: every worker calls this."""
+    keras.utils.set_random_seed(5)
+    attempt = Attempt(Run("test", storage=url, seed=5), Store(url), strategy.connect(), Notice())
+    model = build()
+
+    def move(batch: int, logs: Any) -> None:
+        if attempt.council.index == 1 and batch == 1:
+            model.layers[-1].kernel.assign_add(model.layers[-1].kernel * 1e-6)
+
+    attempt.fit(model, X, Y, epochs=2, verbose=0, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=move)])
+
+
 def begin(folder: str) -> None:
     """Begins an attempt in a folder that each worker has one of its own of. Collective: every worker calls this."""
     connected = strategy.connect()

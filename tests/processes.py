@@ -38,12 +38,19 @@ class Workers:
 
     def call(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """Returns the results of `function(*args)` on all workers, in order."""
+        return self.begin(function, *args)()
+
+    def begin(self, function: Callable[..., Any], *args: Any) -> Callable[[], list[Any]]:
+        """Has all workers run `function(*args)` meanwhile; what is returned waits for their results."""
         for end in self._ends:
             end.send((function, args))
+        return lambda: self._results(f"{function.__name__}{args}")
+
+    def _results(self, asked: str) -> list[Any]:
         answers = []
         for index, end in enumerate(self._ends):
             if not end.poll(ANSWER_SECONDS):
-                raise WorkerFailed("TimeoutError", f"worker {index} gave no answer to {function.__name__}{args}")
+                raise WorkerFailed("TimeoutError", f"worker {index} gave no answer to {asked}")
             answers.append(end.recv())
         for failed, kind, value in answers:
             if failed:

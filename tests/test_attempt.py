@@ -138,6 +138,14 @@ def test_a_folder_that_is_another_one_on_another_worker_s_machine_is_refused(two
         two.call(attempts.begin, str(tmp_path))
 
 
+def test_workers_that_drifted_apart_end_the_run_with_the_tensors_names(two, tmp_path):
+    with pytest.raises(WorkerFailed, match=r"After step \d+ the workers hold other values.*kernel \(workers 1\)"):
+        two.call(attempts.drift, str(tmp_path))
+    log = CommitLog(Store(str(tmp_path)))
+    log.refresh()
+    assert log.checkpoints() == []
+
+
 def test_a_stage_of_another_kind_is_refused(one, tmp_path):
     one.call(attempts.alternate, str(tmp_path), None)
     with pytest.raises(WorkerFailed, match="kind was 'steps', now 'fit'"):

@@ -209,9 +209,9 @@ WRONG_DATA = {
     "validation weights": (dict(x=X, y=Y, validation_data=(X, Y, weights(np.nan))), "validation_data"),
     "validation without y": (dict(x=X, y=Y, validation_data=(X,)), "validation_data"),
     "a class that weighs nan": (dict(x=X, y=Y, class_weight={1: np.nan}), "class_weight"),
-    "class weights as a list": (dict(x=X, y=Y, class_weight=[1.0, 2.0]), r"class_weight=\[1.0, 2.0\] needs one y"),
-    "class weights without y": (dict(x=X, class_weight={0: 1.0}), "class_weight=.* needs one y"),
-    "class weights of two outputs": (dict(x=X, y={"a": Y, "b": Y}, class_weight={0: 1.0}), "class_weight=.* needs one y"),
+    "class weights as a list": (dict(x=X, y=Y, class_weight=[1.0, 2.0]), r"class_weight=\[1.0, 2.0\]: expected a dict"),
+    "class weights without y": (dict(x=X, class_weight={0: 1.0}), "class_weight=.* needs a y of class numbers"),
+    "class weights of two outputs": (dict(x=X, y={"a": Y, "b": Y}, class_weight={0: 1.0}), 'y names "a", which is no output'),
 }
 
 

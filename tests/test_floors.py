@@ -14,8 +14,9 @@ FLOORS = [
     "run environment policies",
     "storage cluster",
     "data exact",
-    "training",
+    "training keras2",
     "callbacks checks",
+    "given moments",
     "methods",
     "attempt",
     "worker reference record",
@@ -30,7 +31,7 @@ HOMES = {
     "ray": {"cluster", "trainer"},
     "fsspec": {"storage", "worker"},
     "tensorflow": {"cluster", "data", "exact", "training", "callbacks", "methods"},
-    "keras": {"data", "exact", "training", "callbacks", "checks", "methods", "attempt", "worker"},
+    "keras": {"data", "exact", "training", "callbacks", "checks", "keras2", "given", "moments", "methods", "attempt", "worker"},
 }
 FILES = sorted(path for path in SERVICE.rglob("*.py"))
 

@@ -74,7 +74,9 @@ class Checkpoints(keras.callbacks.Callback):
         self._is_asked = self._is_asked or self._policy.is_due_at_step(self._step)
         # After an epoch's last batch the checkpoint waits for the epoch's end, which is the same step,
         # unless there is no time to wait.
-        if self._is_asked and (self._batch < self.params["steps"] or self._is_leaving):
+        # A stream's epoch may end anywhere.
+        is_last = self.params["steps"] is not None and self._batch >= self.params["steps"]
+        if self._is_asked and (not is_last or self._is_leaving):
             self._save(final=False)
 
     def watch(self, everyone: list[Any]) -> None:

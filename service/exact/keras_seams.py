@@ -42,11 +42,22 @@ ADD_LOSS = Seam("keras.src.layers.layer", "Layer.add_loss", ("self", "loss"))
 OWN_LOSSES = Seam("keras.src.layers.layer", "Layer._get_own_losses", ("self",))
 CLEAR_LOSSES = Seam("keras.src.layers.layer", "Layer._clear_losses", ("self",))
 MOMENTS = Seam("keras.src.layers.normalization.batch_normalization", "BatchNormalization._moments", ("self", "inputs", "mask"))
+OPTIMIZER_APPLY = Seam("keras.src.optimizers.base_optimizer", "BaseOptimizer.apply", ("self", "grads", "trainable_variables"))
+LOSS_SCALE_APPLY = Seam(
+    "keras.src.optimizers.loss_scale_optimizer", "LossScaleOptimizer.apply", ("self", "grads", "trainable_variables")
+)
+METRIC_UPDATE = Seam("keras.src.metrics.metric", "Metric.update_state", ("self",))
+METRIC_RESULT = Seam("keras.src.metrics.metric", "Metric.result", ("self",))
 _RANDOM_OPS = "tensorflow.python.ops.gen_stateless_random_ops_v2"
 NORMAL = Seam(_RANDOM_OPS, "stateless_random_normal_v2", ("shape", "key", "counter", "alg"))
 UNIFORM = Seam(_RANDOM_OPS, "stateless_random_uniform_v2", ("shape", "key", "counter", "alg"))
 UNIFORM_INT = Seam(_RANDOM_OPS, "stateless_random_uniform_int_v2", ("shape", "key", "counter", "alg"))
 TRUNCATED_NORMAL = Seam(_RANDOM_OPS, "stateless_truncated_normal_v2", ("shape", "key", "counter", "alg"))
+GAMMA = Seam(_RANDOM_OPS, "stateless_random_gamma_v3", ("shape", "key", "counter", "alg", "alpha"))
+_OLD_RANDOM_OPS = "tensorflow.python.ops.gen_stateless_random_ops"
+BINOMIAL = Seam(_OLD_RANDOM_OPS, "stateless_random_binomial", ("shape", "seed", "counts", "probs"))
+CATEGORICAL = Seam(_OLD_RANDOM_OPS, "stateless_multinomial", ("logits", "num_samples", "seed"))
+SHUFFLE = Seam("keras.src.backend.tensorflow.random", "shuffle", ("x", "axis", "seed"))
 
 _USED = (  # private names that are called, not replaced
     Seam("keras.src.trainers.trainer", "Trainer._symbolic_build", ("self", "iterator", "data_batch")),
@@ -63,7 +74,8 @@ _USED = (  # private names that are called, not replaced
 _REPLACED = (
     *(REDUCE_WEIGHTED_VALUES, LOSS_CALL, SCALE_LOSS, UNSCALE_LOSS, ADDED_LOSS, MOMENTS),
     *(ADD_LOSS, OWN_LOSSES, CLEAR_LOSSES),
-    *(NORMAL, UNIFORM, UNIFORM_INT, TRUNCATED_NORMAL),
+    *(OPTIMIZER_APPLY, LOSS_SCALE_APPLY, METRIC_UPDATE, METRIC_RESULT),
+    *(NORMAL, UNIFORM, UNIFORM_INT, TRUNCATED_NORMAL, GAMMA, BINOMIAL, CATEGORICAL, SHUFFLE),
 )
 
 
@@ -95,12 +107,32 @@ def replace(seam: Seam, replacement: Callable[..., Any]) -> None:
     Without a step in the calling thread the original runs, so an author's own use of
     Keras beside a run is untouched. Replacing twice is replacing once.
     """
-    from service.exact import replica as replicas
+    holder, name = _holder(seam)
+    _wrap(holder, name, replacement)
 
+
+def replace_in_all(seam: Seam, replacement: Callable[..., Any]) -> None:
+    """Does the same for a method that every subclass there is by now may define anew, an author's ones too."""
+    holder, name = _holder(seam)
+    classes = [holder]
+    for one in classes:
+        classes += one.__subclasses__()
+    for one in classes:
+        if name in vars(one):
+            _wrap(one, name, replacement)
+
+
+def _holder(seam: Seam) -> tuple[Any, str]:
     holder: Any = importlib.import_module(seam.module)
     *owners, name = seam.name.split(".")
     for owner in owners:
         holder = getattr(holder, owner)
+    return holder, name
+
+
+def _wrap(holder: Any, name: str, replacement: Callable[..., Any]) -> None:
+    from service.exact import replica as replicas
+
     original = getattr(holder, name)
     if hasattr(original, "_samestep_original"):
         return

@@ -12,15 +12,30 @@ import keras
 import tensorflow as tf
 from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 
+from service.errors import DataInvalid
 from service.exact import keras_seams
 from service.exact.group import Group, Rows
+from service.exact.marks import is_batch_mean
 from service.exact.replica import Replica, acting
 
 MEANS = ("mean", "sum_over_batch_size")
 
 
 class _OneNumber(Exception):
-    """The loss gave one number, or another shape that the batch does not lead."""
+    """The loss gave one number, or another shape that the batch does not lead.
+
+    Attributes:
+        values: what it gave.
+        weights: [b, ...] the sample weights, or None.
+        weights_sum: [] their sum over the global batch, where the plan knows it.
+        is_masked: whether a mask goes with it.
+        reduction: the loss's.
+    """
+
+    def __init__(self, values: Any, weights: Any, weights_sum: Any, is_masked: bool, reduction: str | None) -> None:
+        super().__init__()
+        self.values, self.weights, self.weights_sum = values, weights, weights_sum
+        self.is_masked, self.reduction = is_masked, reduction
 
 
 def install() -> None:
@@ -36,10 +51,13 @@ def install() -> None:
 
 
 def _call(original: Any, replica: Replica, loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-    """A compiled loss; one that gives one number for a batch is computed on the gathered batch."""
+    """A compiled loss; one that gives one number for a batch is computed on the gathered batch, if it is not marked."""
     try:
         return original(loss, y_true, y_pred, sample_weight)
-    except _OneNumber:
+    except _OneNumber as one:
+        if is_batch_mean(loss) and one.values.shape.rank == 0 and not one.is_masked:
+            replica.assumptions.append(f'the loss "{loss.name}", which is marked with service.batch_mean')
+            return _mean_part(replica, one)
         gathered = _whole_rows(replica, (y_true, y_pred, sample_weight))
         alone = Replica(Group(), Rows(0, replica.rows.total, replica.rows.total))
         with acting(alone):
@@ -65,21 +83,24 @@ def _reduce(
     known_sum = None if sample_weight is None else replica.weight_sums.get(id(sample_weight))
     values = keras.ops.convert_to_tensor(values, dtype=dtype)
     if sample_weight is not None:
-        sample_weight = keras.ops.convert_to_tensor(sample_weight, dtype=dtype)
-        if sample_weight.shape.rank == 1 and (values.shape.rank or 0) > 1:
-            # One weight a sample on values with more entries weighs all of the sample's entries;
-            # Keras would line [b] up with the last dimension.
-            sample_weight = tf.reshape(sample_weight, [-1] + [1] * (values.shape.rank - 1))
-    if replica.is_alone:
+        sample_weight = _lined_up(keras.ops.convert_to_tensor(sample_weight, dtype=dtype), values)
+        if reduction == "mean_with_sample_weight" and _is_thinner(sample_weight, values):
+            # A mean of entries is divided by the weights of all entries; Keras would add one for several.
+            entries, sample_weight = _entries_a_row(sample_weight), sample_weight * tf.ones_like(values)
+            known_sum = None if known_sum is None else known_sum * _entries_a_row(values) / entries
+    if mask is not None:
+        mask = _lined_up(mask, values)
+    if replica.is_alone or (replica.takes_own_step and reduction in (None, "none")):
+        # A train_step of the author's own that asks for one loss a row goes on with the rows.
         return original(values, sample_weight, mask, reduction, dtype)
     if not replica.leads(values):
-        raise _OneNumber
+        raise _OneNumber(values, sample_weight, known_sum, mask is not None, reduction)
     entries = _entries_a_row(values)
+    total = tf.cast(replica.entries(values), values.dtype)
     values = replica.own(values)
     sample_weight = None if sample_weight is None else replica.own(sample_weight)
     if mask is not None:
         mask = replica.own(tf.cast(mask, values.dtype))
-    total = tf.cast(replica.rows.total, values.dtype)
     denominator = total * entries
     if mask is not None and reduction in MEANS:
         # Keras weighs valid entries by entries / valid, and divides by the entries of the values.
@@ -101,6 +122,59 @@ def _reduce(
     if reduction in (None, "none", "sum"):
         return numerator
     return tf.math.divide_no_nan(numerator, denominator)
+
+
+def _lined_up(tensor: Any, values: Any) -> Any:
+    """Returns weights or a mask [b, ...] with as many dimensions as the values, the first ones lined up.
+
+    One weight a sample on values with more entries so weighs all of the sample's entries; Keras
+    would line [b] up with the last dimension.
+
+    Raises:
+        DataInvalid: they have more entries a row than the loss has values.
+    """
+    rank, wanted = tensor.shape.rank, values.shape.rank
+    if rank is None or not wanted:
+        return tensor
+    if rank < wanted:
+        return tensor[(..., *[tf.newaxis] * (wanted - rank))]
+    pairs = zip(tensor.shape[1:], [*values.shape[1:], *[1] * (rank - wanted)], strict=True)
+    if any(None not in pair and one not in (1, value) for pair in pairs for one, value in [pair]):
+        raise DataInvalid(
+            f"A sample weight or mask has shape {_shown(tensor)}, but the loss has values of shape {_shown(values)}: expected "
+            "one weight a row, [rows], or one for each value. Give weights of that shape, or a loss with a value for each."
+        )
+    return tensor
+
+
+def _is_thinner(weights: Any, values: Any) -> bool:
+    """Whether one weight stands for several values, as a dimension of 1 tells."""
+    if weights.shape.rank != values.shape.rank:
+        return False
+    return any(one == 1 and other != 1 for one, other in zip(weights.shape[1:], values.shape[1:], strict=True))
+
+
+def _shown(tensor: Any) -> str:
+    return f"[{', '.join(['rows', *('?' if size is None else str(size) for size in tensor.shape[1:])])}]"
+
+
+def _mean_part(replica: Replica, one: _OneNumber) -> Any:
+    """Returns [] this replica's part of a mean over the batch's rows, from the mean over its own ones.
+
+    Keras multiplies one number by all weights and reduces that: the weights only scale it.
+    """
+    scale = replica.share(one.values.dtype)
+    if one.weights is not None:
+        total = one.weights_sum
+        if total is None:
+            (total,) = replica.group.sum([tf.reduce_sum(replica.own(one.weights))])
+        total = tf.stop_gradient(tf.cast(total, scale.dtype))
+        if one.reduction in MEANS:
+            total /= tf.cast(replica.rows.total, scale.dtype) * tf.cast(_entries_a_row(one.weights), scale.dtype)
+        elif one.reduction == "mean_with_sample_weight":
+            total = tf.math.divide_no_nan(total, total)
+        scale *= total
+    return replica.if_busy(one.values) * scale
 
 
 def _added(original: Any, replica: Replica, model: Any, loss: Any) -> Any:

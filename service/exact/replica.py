@@ -22,15 +22,29 @@ class Replica:
         output_losses: each output's loss as this replica's part of it, in the order they are computed.
         added_losses: what layers gave to add_loss, with the layer.
         assumptions: where a number for a batch was taken for the mean over its rows, which the first step checks.
+        takes_own_step: whether the model's own train_step or test_step runs, which reads metrics and applies gradients itself.
+        output_trackers: ids of the metrics in which Keras keeps the outputs' losses.
+        updates: what metrics were updated with and the other replicas have not heard of, see `metrics`.
+        results: what metrics gave; they are global numbers.
+        averaged: variables that each replica moved by its own rows, see `normalization`.
+        applied: the optimizers that a step applies and their variables, in a rehearsal, which only finds out; else None.
     """
 
-    def __init__(self, group: Group, rows: Rows, weight_sums: dict[int, Any] | None = None) -> None:
+    def __init__(
+        self, group: Group, rows: Rows, weight_sums: dict[int, Any] | None = None, output_trackers: Sequence[Any] = ()
+    ) -> None:
         self.group = group
         self.rows = rows
         self.weight_sums = weight_sums or {}
         self.output_losses: list[Any] = []
         self.added_losses: list[tuple[Any, Any]] = []
         self.assumptions: list[str] = []
+        self.takes_own_step = False
+        self.output_trackers = frozenset(id(metric) for metric in output_trackers)
+        self.updates: list[Any] = []
+        self.results: list[Any] = []
+        self.averaged: list[Any] = []
+        self.applied: list[tuple[Any, Any]] | None = None
 
     @property
     def is_alone(self) -> bool:
@@ -41,8 +55,12 @@ class Replica:
         return tf.cast(self.rows.count, dtype) / tf.cast(self.rows.total, dtype)
 
     def own(self, tensor: Any) -> Any:
-        """Returns the first `count` rows: none of an idle replica's copy."""
-        return tensor if self.is_alone else tensor[: self.rows.count]
+        """Returns the rows [b, ...], or [k * b, ...] where each row has k entries; none of an idle replica's copy."""
+        return tensor if self.is_alone else tensor[: tf.shape(tensor)[0] * tf.minimum(self.rows.count, 1)]
+
+    def entries(self, tensor: Any) -> Any:
+        """Returns [] int32: how many leading entries such a tensor has on all replicas together."""
+        return self.rows.total * (tf.shape(tensor)[0] // tf.maximum(self.rows.count, 1))
 
     def if_busy(self, tensor: Any) -> Any:
         """Returns the tensor, or zeros where this replica only runs a copy."""
@@ -57,12 +75,21 @@ class Replica:
         return tensor.shape[0] is None
 
     def placed_rows(self, tensor: Any) -> Any:
-        """Returns [total, ...] zeros with this replica's rows at theirs; the sum over replicas is the whole batch."""
+        """Returns [total, ...] zeros with this replica's rows at theirs; the sum over replicas is the whole batch.
+
+        A tensor [k * b, ...] is taken for k batches one after the other, as concatenating them gives.
+        """
         if self.is_alone:
             return tensor
-        places = (self.rows.start + tf.range(self.rows.count))[:, None]
-        shape = tf.concat([[self.rows.total], tf.shape(tensor)[1:]], 0)
-        return tf.ensure_shape(tf.scatter_nd(places, self.own(tensor), shape), [None, *tensor.shape[1:]])
+        shape = tf.concat([[self.entries(tensor)], tf.shape(tensor)[1:]], 0)
+        placed = tf.scatter_nd(self._places(tensor)[:, None], self.own(tensor), shape)
+        return tf.ensure_shape(placed, [None, *tensor.shape[1:]])
+
+    def _places(self, tensor: Any) -> Any:
+        """Returns where the own rows of a tensor stand in the whole batch's."""
+        held = tf.maximum(self.rows.count, 1)
+        rows = tf.range(tf.shape(tensor)[0] * tf.minimum(self.rows.count, 1))
+        return rows // held * self.rows.total + self.rows.start + rows % held
 
     def whole(self, tensors: Sequence[Any]) -> list[Any]:
         """Returns each tensor [total, ...] with the rows of all replicas; the gradient goes to this replica's own rows.
@@ -75,8 +102,8 @@ class Replica:
             return list(tensors)
 
         def own_rows(upstream: Any, part: Any) -> Any:
-            mine = upstream[self.rows.start : self.rows.start + self.rows.count]
-            return tf.pad(mine, [[0, tf.shape(part)[0] - self.rows.count]] + [[0, 0]] * (part.shape.rank - 1))
+            mine = tf.gather(upstream, self._places(part))
+            return tf.pad(mine, [[0, tf.shape(part)[0] - tf.shape(mine)[0]]] + [[0, 0]] * (part.shape.rank - 1))
 
         @tf.custom_gradient
         def gathered(*parts: Any) -> Any:

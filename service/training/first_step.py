@@ -7,8 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from service.errors import NotExact
+from service.exact import metrics, normalization
 from service.exact.group import Group, Rows
 from service.exact.replica import Replica, acting
+from service.training.own_moves import OwnMoves
+from service.training.own_step import OwnStep
 from service.training.step import Step
 
 # Between two orders of adding the same numbers.
@@ -17,6 +20,32 @@ _HALF_PRECISION = 2e-2
 
 
 class FirstStep:
+    """Holds what is before the first step, to find out what one device would have done."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        own = isinstance(step, OwnStep) and step.trains_itself
+        self._check: Loss | OwnMoves = OwnMoves(step) if own else Loss(step)  # type: ignore[arg-type]
+
+    def compare(self, flat: list[np.ndarray], weight_sums: np.ndarray, did: Any) -> None:
+        """Compares what the step did with one device's step on the whole batch, where that is not known ahead.
+
+        Args:
+            flat: the arrays of the whole batch.
+            weight_sums: the sums of its weights.
+            did: what the step gave to compare; None where it was not taken, because a worker wished to stop.
+
+        Raises:
+            NotExact: naming what differs, and what to write instead.
+        """
+        if did is None:
+            return
+        self._step.is_checked = True
+        if not normalization.has_local(self._step.model):
+            self._check.compare(flat, weight_sums, did)
+
+
+class Loss:
     """Holds the variables as they are before the first step, to compute its loss again as one device would.
 
     A layer that gives add_loss one number for a batch, or a model with a compute_loss of its
@@ -34,7 +63,6 @@ class FirstStep:
         Raises:
             NotExact: naming where the number comes from, and what to write instead.
         """
-        self._step.is_checked = True
         assumptions = [*_own_code(self._step.model), *self._step.assumptions]
         if not assumptions:
             return
@@ -65,10 +93,10 @@ class FirstStep:
 
         Nothing changes: what the forward pass moves, it moves in a scope that is thrown away.
         """
-        x, y, sample_weight = self._step.packed(flat)
+        x, y, sample_weight = data = self._step.inputs.packed(flat)
         total = tf.shape(flat[0])[0]
-        weights = [t for t in keras.tree.flatten(sample_weight) if t is not None]
-        alone = Replica(Group(), Rows(0, total, total), {id(t): weight_sums[i] for i, t in enumerate(weights)})
+        sums = self._step.inputs.weight_sums(data, weight_sums)
+        alone = Replica(Group(), Rows(0, total, total), sums, metrics.trackers(self._step.model))
         with acting(alone), keras.StatelessScope(state_mapping=state, collect_losses=True):
             y_pred = self._step.call(x, training=True)
             return self._step.model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)

@@ -41,10 +41,7 @@ def train(
     validate: Callable[[int], dict[str, float]],
     saving: Saving | None = None,
 ) -> None:
-    """Trains from `start` until epoch `epochs` or until a callback on any worker stops.
-
-    Collective: every worker calls this, with the same data and the same plan.
-    """
+    """Trains from `start` until epoch `epochs` or until a callback on any worker stops. Collective: every worker calls this."""
     model = step.model
     model.stop_training = start.is_stopped
     callbacks.on_train_begin()
@@ -53,7 +50,7 @@ def train(
     logs: dict[str, float] | None = None
     for epoch in range(start.epoch, epochs):
         first = start.batch if epoch == start.epoch else 0
-        if model.stop_training and first == 0:
+        if (model.stop_training or plan.is_over(epoch)) and first == 0:
             break
         if first == 0:
             model.reset_metrics()
@@ -75,7 +72,7 @@ def _train_epoch(
     """Trains the epoch's batches from `first` on, and returns the metrics over all of them."""
     model = step.model
     logs: dict[str, float] = step.current() if first > 0 else {}
-    for batch, (rows, numbers, weight_sums) in enumerate(plan.batches(step.group, epoch, first), first):
+    for batch, (rows, numbers, weight_sums, whole) in enumerate(plan.batches(step.group, epoch, first), first):
         stop = bool(model.stop_training)
         if stop and not step.group.has_peers:
             break
@@ -86,7 +83,7 @@ def _train_epoch(
         check = FirstStep(step) if not step.is_checked else None
         results, control, loss = step.train(rows, numbers, weight_sums)
         if check is not None:
-            check.compare(*plan.whole(epoch, batch), loss)
+            check.compare(whole(), weight_sums, loss)
         stopped, save, leave = heard(control.numpy())
         if stopped:
             model.stop_training = True
@@ -111,14 +108,16 @@ def heard(control: np.ndarray) -> tuple[bool, bool, bool]:
     return bool(control[0] > 0), bool(control[1] > 0), bool(control[2] > 0)
 
 
-def test(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, steps: int | None = None) -> dict[str, float]:
-    """Returns the metrics over the source, the same on every worker. Collective: every worker calls this."""
+def test(
+    step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, steps: int | None = None, number: int = 0
+) -> dict[str, float]:
+    """Returns the metrics over the source's pass `number`, the same on every worker. Collective: every worker calls this."""
     model = step.model
     model.stop_evaluating = False
     callbacks.on_test_begin()
     model.reset_metrics()
     logs: dict[str, float] = {}
-    for batch, (rows, numbers, weight_sums) in enumerate(plan.batches(step.group)):
+    for batch, (rows, numbers, weight_sums, _) in enumerate(plan.batches(step.group, number)):
         if steps is not None and batch >= steps:
             break
         callbacks.on_test_batch_begin(batch)
@@ -136,7 +135,7 @@ def predict(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, ste
     model.stop_predicting = False
     callbacks.on_predict_begin()
     outputs: list[Any] = []
-    for batch, (rows, numbers, weight_sums) in enumerate(plan.batches(step.group)):
+    for batch, (rows, numbers, weight_sums, _) in enumerate(plan.batches(step.group)):
         if steps is not None and batch >= steps:
             break
         callbacks.on_predict_batch_begin(batch)

@@ -4,10 +4,11 @@ import weakref
 from typing import Any
 
 import keras
-import numpy as np
 
 from service.errors import ModelInvalid
 from service.exact.group import Group
+from service.training import rehearsal
+from service.training.own_step import OwnStep
 from service.training.step import Step
 
 _STEPS: "weakref.WeakKeyDictionary[Any, dict[Any, Step]]" = weakref.WeakKeyDictionary()
@@ -21,25 +22,24 @@ def step_for(model: Any, group: Group, like: Any) -> Step:
     compiled = (id(model._loss_tracker), id(model.optimizer)) if model.compiled else ()
     key = (compiled, id(group), repr(spec), trained)
     if key not in keep:
-        keep[key] = Step(model, group, like)
+        kind = OwnStep if rehearsal.brings(model, "train_step", "test_step", "compute_metrics") else Step
+        keep[key] = kind(model, group, like)
     return keep[key]
 
 
-def build(model: Any, like: Any) -> None:
+def build(model: Any, like: Any, training: bool = True) -> None:
     """Builds what of the model, its losses, metrics and optimizer is not built yet, from arrays like the data.
 
     Raises:
-        ModelInvalid: the model brings a step of its own.
+        ModelInvalid: the model replaces the loop around its steps, or a part of it cannot be built.
     """
-    for name in ("train_step", "test_step", "predict_step", "compute_metrics"):
-        if getattr(type(model), name) is not getattr(keras.Model, name):
+    for name in ("make_train_function", "make_test_function", "make_predict_function"):
+        if rehearsal.brings(model, name):
             raise ModelInvalid(
-                f"{type(model).__name__} overrides {name}, which is not exact on several replicas yet. Override compute_loss "
-                "instead, or give the loss and the metrics to compile()."
+                f"{type(model).__name__} overrides {name}, the loop that SameStep replaces. Override train_step, test_step or "
+                "predict_step instead."
             )
-    batch = keras.tree.map_structure(lambda t: None if t is None else np.empty((1, *t.shape[1:]), t.dtype), like)
-    symbolic = keras.tree.map_structure(
-        lambda t: None if t is None else keras.KerasTensor((None, *t.shape[1:]), str(t.dtype)), batch
-    )
-    with model.distribute_strategy.scope():
-        model._symbolic_build(data_batch=symbolic)
+    if training and rehearsal.brings(model, "train_step"):
+        rehearsal.rehearse(model, like)
+    else:
+        rehearsal.build(model, like, training)

@@ -4,7 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from service.cluster.consensus import Council, Mailbox
-from service.errors import RunInterrupted
+from service.errors import RunInterrupted, WorkersDiffer
 from service.policies.keeping import KeepPolicy, Mark
 from service.storage import receipts, retention, shards
 from service.storage.commits import Writer
@@ -16,7 +16,8 @@ class Saver:
     """Saves snapshots one at a time; each worker writes its share, the chief commits.
 
     All workers save the same snapshots in the same order. What a worker wrote it tells the
-    chief through the mailbox, so that no thread but the training's ever calls a collective.
+    chief through the mailbox, so that no thread but the training's ever calls a collective. It
+    tells the checksums of all its tensors too: workers that drifted apart end the run.
     """
 
     def __init__(self, store: Store, log: Writer | None, attempt: str, council: Council, keep: KeepPolicy) -> None:
@@ -72,11 +73,13 @@ class Saver:
         share = snapshot.share(self._council.index, self._council.count)
         written = shards.write_shards(self._store, self._attempt, snapshot, share, self._previous)
         self._previous = written
+        sums = snapshot.checksums() if self._council.count > 1 else {}
         if self._log is None:
-            self._mailbox.post(f"saved/{serial}/{self._council.index}", written)
+            self._mailbox.post(f"saved/{serial}/{self._council.index}", [written, sums])
             return
         others = [self._mailbox.take(f"saved/{serial}/{worker}") for worker in range(1, self._council.count)]
-        self._log.append("checkpoint", {**body, "shards": receipts.merge([written, *others])})
+        _check_same(body, [sums, *(theirs for _, theirs in others)])
+        self._log.append("checkpoint", {**body, "shards": receipts.merge([written, *(theirs for theirs, _ in others)])})
         retention.delete(self._log, retention.surplus(self._log, self._keep.last, self._staying(self._log)))
 
     def _staying(self, log: Writer) -> set[int]:
@@ -87,3 +90,18 @@ class Saver:
             newest.setdefault((entry.body["stage"], bool(entry.body.get("final"))), entry.number)
         marks = [Mark(entry.number, entry.body["step"], entry.body.get("metrics", {})) for entry in saved]
         return self._keep.kept(marks) | set(newest.values())
+
+
+def _check_same(body: dict[str, Any], sums: list[dict[str, int]]) -> None:
+    """Compares the workers' tensors.
+
+    Raises:
+        WorkersDiffer: naming the tensors that differ from the chief's, and the workers.
+    """
+    apart = {name: [w for w, theirs in enumerate(sums) if theirs.get(name) != value] for name, value in sums[0].items()}
+    found = [f"{name} (workers {', '.join(map(str, workers))})" for name, workers in apart.items() if workers]
+    if found:
+        raise WorkersDiffer(
+            f"After step {body['step']} the workers hold other values than the chief, worker 0: {'; '.join(found[:20])}. "
+            "Something set them on one worker alone, such as a callback or the job between two steps: do it on every worker."
+        )

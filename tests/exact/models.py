@@ -13,10 +13,17 @@ from jobs import digits_classifier, digits_vae
 
 
 class Case(NamedTuple):
-    """A compiled model and what fit is called with."""
+    """A compiled model and what fit is called with.
+
+    Attributes:
+        corrected: arguments that stock Keras gets instead, where it is itself wrong or refuses.
+        computes_in: the numbers that layers compute in, where they are not those of the variables.
+    """
 
     model: Any
     arguments: dict[str, Any]
+    corrected: dict[str, Any] = {}
+    computes_in: str = ""
 
 
 def uneven_weights(n: int, seed: int = 1) -> np.ndarray:
@@ -127,7 +134,7 @@ class LargestError(keras.metrics.Metric):
         self.largest.assign(ops.maximum(self.largest, error))
 
     def result(self) -> Any:
-        return self.largest.value
+        return 1.0 * self.largest  # stock Keras reads a bare variable late, when the validation has moved it
 
 
 def masked() -> Case:

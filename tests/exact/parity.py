@@ -1,10 +1,11 @@
-"""Trains a case twice, with stock Keras on one device and with service.fit, and measures the difference."""
+"""Trains a case with stock Keras on one device and with service.fit, and measures the difference."""
 
 import contextlib
 import importlib
 from typing import Any, NamedTuple
 
 import keras
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
@@ -31,31 +32,42 @@ class Trained(NamedTuple):
     predictions: list[np.ndarray]
 
 
-def made(name: str) -> Any:
-    """Returns a case by "module:function", from the same seeds each time."""
-    module, function = name.split(":")
+def made(name: Any) -> Any:
+    """Returns a case, from the same seeds each time: by "module:function", or of an object that makes one."""
     keras.utils.set_random_seed(11)
+    if not isinstance(name, str):
+        return name.case()
+    module, function = name.split(":")
     return getattr(importlib.import_module(module), function)()
 
 
-def stock(name: str, ulp: bool = False, **changes: Any) -> Trained:
-    """Stock Keras on one device, without shuffling; with `ulp` its data are moved by one unit in the last place."""
-    case = made(name)
-    arguments = {**case.arguments, **changes}
+def stock(name: Any, ulp: bool = False, holder: tf.distribute.Strategy | None = None) -> Trained:
+    """Stock Keras, on one device unless there is a holder, without shuffling.
+
+    With `ulp` its data are moved by one unit in the last place of the numbers that it computes in.
+    """
+    with _scope(holder):
+        case = made(name)
+    arguments = {**case.arguments, **case.corrected}
     if ulp:
-        arguments |= {key: keras.tree.map_structure(_moved, arguments[key]) for key in DATA if key in arguments}
+        given = {key: arguments[key] for key in DATA if arguments.get(key) is not None}
+        arguments |= keras.tree.map_structure(lambda array: _moved(array, case.computes_in), given)
     history = case.model.fit(**arguments, shuffle=False, verbose=0).history
     return _trained(case.model, history, case.model.predict(case.arguments["x"], batch_size=arguments["batch_size"], verbose=0))
 
 
-def ours(name: str, holder: tf.distribute.Strategy | None = None, **changes: Any) -> Trained:
+def ours(name: Any, holder: tf.distribute.Strategy | None = None) -> Trained:
     """The same through service.fit and service.predict. Collective: every worker calls this."""
-    with holder.scope() if holder else contextlib.nullcontext():
+    with _scope(holder):
         case = made(name)
-    arguments = {**case.arguments, **changes}
-    history = service.fit(case.model, **arguments, shuffle=False, verbose=0).history
-    predictions = service.predict(case.model, case.arguments["x"], batch_size=arguments["batch_size"], verbose=0)
+    history = service.fit(case.model, **case.arguments, shuffle=False, verbose=0).history
+    predictions = service.predict(case.model, case.arguments["x"], batch_size=case.arguments["batch_size"], verbose=0)
     return _trained(case.model, history, predictions)
+
+
+def ours_on_replicas(name: Any) -> Trained:
+    """The same on two replicas in this process."""
+    return ours(name, mirrored())
 
 
 def difference(one: Trained, other: Trained) -> Difference:
@@ -65,44 +77,39 @@ def difference(one: Trained, other: Trained) -> Difference:
     # In a graph Keras counts every batch once in an output's own loss, whatever its rows; a test of its own looks at ours.
     compared = [name for name in one.history if not name.endswith("_loss") or name == "val_loss"]
     return Difference(
-        _largest(one.weights, other.weights),
-        _largest([np.array(one.history[k]) for k in compared], [np.array(other.history[k]) for k in compared]),
-        _largest(one.predictions, other.predictions),
+        largest(one.weights, other.weights),
+        largest([np.array(one.history[k]) for k in compared], [np.array(other.history[k]) for k in compared]),
+        largest(one.predictions, other.predictions),
     )
 
 
-def compare(name: str, kind: str = "workers", changes: dict[str, Any] | None = None) -> Difference | None:
+def compare(name: Any, kind: str = "workers") -> Difference | None:
     """Returns the difference from stock Keras on the chief. Collective: every worker calls this."""
-    result = ours(name, mirrored() if kind == "replicas" else None, **(changes or {}))
-    return difference(stock(name, **(changes or {})), result) if _is_chief() else None
+    result = ours(name, mirrored() if kind == "replicas" else None)
+    return difference(stock(name), result) if Council(strategy.connected()).index == 0 else None
 
 
-def one_sgd_step(name: str) -> float | None:
-    """Returns the largest difference of the weights after one step of SGD. Collective: every worker calls this."""
-    first = dict(epochs=1, validation_split=0.0)
-
-    def trained(fit: Any, case: Any) -> list[np.ndarray]:
-        case.model.optimizer = keras.optimizers.SGD(0.05)
-        size = case.arguments["batch_size"]
-        given = {key: case.arguments[key] for key in DATA if key in case.arguments}
-        rows = keras.tree.map_structure(lambda array: array[:size], given)
-        fit(case.model, **rows, **first, batch_size=size, shuffle=False, verbose=0)
-        return [keras.ops.convert_to_numpy(v) for v in case.model.variables]
-
-    result = trained(service.fit, made(name))
-    return _largest(trained(keras.Model.fit, made(name)), result) if _is_chief() else None
+def stock_sgd_step(name: str) -> list[np.ndarray]:
+    """Returns the variables after one step of SGD with stock Keras."""
+    return _one_step(keras.Model.fit, made(name))
 
 
-def strays(name: str) -> tuple[float, float] | None:
-    """Returns how far our weights are from stock Keras's, and stock Keras's from its own with moved inputs.
+def our_sgd_step(name: str) -> list[np.ndarray]:
+    """The same through service.fit. Collective: every worker calls this."""
+    return _one_step(service.fit, made(name))
 
-    Collective: every worker calls this.
-    """
-    result = ours(name)
-    if not _is_chief():
-        return None
-    oracle = stock(name)
-    return _largest(oracle.weights, result.weights), _largest(oracle.weights, stock(name, ulp=True).weights)
+
+def largest(ones: list[np.ndarray], others: list[np.ndarray]) -> float:
+    """Returns the largest difference of the arrays, each over max(1, largest entry)."""
+    worst = 0.0
+    for one, other in zip(ones, others, strict=True):
+        if one.shape != other.shape:
+            return np.inf
+        if one.size:
+            scale = max(1.0, float(np.abs(one.astype("float64")).max()))
+            gap = np.abs(one.astype("float64") - other.astype("float64")).max() / scale
+            worst = max(worst, float(gap) if np.isfinite(gap) else np.inf)
+    return worst
 
 
 _STRATEGIES: list[Any] = []
@@ -115,26 +122,27 @@ def mirrored() -> Any:
     return _STRATEGIES[0]
 
 
-def _moved(array: np.ndarray) -> np.ndarray:
-    return np.nextafter(array.astype(keras.config.floatx()), np.inf) if array.dtype.kind == "f" else array
+def _scope(holder: tf.distribute.Strategy | None) -> Any:
+    return holder.scope() if holder else contextlib.nullcontext()
 
 
-def _is_chief() -> bool:
-    return Council(strategy.connected()).index == 0
+def _one_step(fit: Any, case: Any) -> list[np.ndarray]:
+    case.model.optimizer = keras.optimizers.SGD(0.05)
+    size = case.arguments["batch_size"]
+    given = {key: case.arguments[key] for key in DATA if key in case.arguments}
+    rows = keras.tree.map_structure(lambda array: array[:size], given)
+    fit(case.model, **rows, epochs=1, batch_size=size, shuffle=False, verbose=0)
+    return [keras.ops.convert_to_numpy(v) for v in case.model.variables]
+
+
+def _moved(array: np.ndarray, computes_in: str) -> np.ndarray:
+    if array.dtype.kind != "f":
+        return array
+    if computes_in:
+        return array * (1.0 + float(ml_dtypes.finfo(computes_in).eps))
+    return np.nextafter(array.astype(keras.config.floatx()), np.inf)
 
 
 def _trained(model: Any, history: dict[str, list[float]], predictions: Any) -> Trained:
     variables = [*model.variables, *model.optimizer.variables]
     return Trained([keras.ops.convert_to_numpy(v) for v in variables], history, keras.tree.flatten(predictions))
-
-
-def _largest(ones: list[np.ndarray], others: list[np.ndarray]) -> float:
-    worst = 0.0
-    for one, other in zip(ones, others, strict=True):
-        if one.shape != other.shape:
-            return np.inf
-        if one.size:
-            scale = max(1.0, float(np.abs(one.astype("float64")).max()))
-            gap = np.abs(one.astype("float64") - other.astype("float64")).max() / scale
-            worst = max(worst, float(gap) if np.isfinite(gap) else np.inf)
-    return worst

@@ -1,27 +1,88 @@
 """Law 3: on any number of replicas, stock Keras on one device is the oracle."""
 
+import hypothesis
 import pytest
 
-from tests.exact import parity
-from tests.exact.models import CASES
+from tests.exact import models, parity
+from tests.exact.cases import arguments, drawn, layers, losses, metrics, optimizers, precision, weights
 from tests.processes import Workers
 
 pytestmark = pytest.mark.processes
-COUNTS = [1, 2, 3]
+CASES = [case for module in (models, losses, weights, metrics, optimizers, layers, arguments) for case in module.CASES]
 FLOAT64 = 1e-9  # over max(1, largest entry): on weights and optimizer state, history and predictions
 FLOAT32_STEP = 1e-6  # after one step
 FLOAT32_RUN = 4.0  # times the distance of the oracle from itself with inputs moved by one unit in the last place
 
 
 def short(case):
-    return case.partition(":")[2]
+    return case.removeprefix("tests.exact.").removeprefix("cases.").replace(":", ".")
 
 
-@pytest.fixture(scope="module", params=COUNTS, ids="{} workers".format)
-def double(request):
-    workers = Workers(request.param, "float64")
+class Oracle:
+    """Stock Keras on one device, in a process of its own; what it once computed is kept."""
+
+    def __init__(self, floatx):
+        self._workers = Workers(1, floatx)
+        self._known = {}
+
+    def __call__(self, function, *args):
+        if (function, args) not in self._known:
+            self._known[function, args] = self._workers.call(function, *args)[0]
+        return self._known[function, args]
+
+    def stop(self):
+        self._workers.stop()
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    oracle = Oracle("float64")
+    yield oracle
+    oracle.stop()
+
+
+@pytest.fixture(scope="module", params=["2 replicas", "2 workers", "3 workers"])
+def ours(request):
+    """Begins a case on so many replicas and returns what waits for the end of it."""
+    count, what = request.param.split()
+    workers = Workers(1 if what == "replicas" else int(count), "float64")
+    yield lambda case: workers.begin(parity.ours_on_replicas if what == "replicas" else parity.ours, case)
+    workers.stop()
+
+
+@pytest.mark.parametrize("case", CASES, ids=short)
+def test_replicas_end_where_one_device_does(ours, oracle, case):
+    result = ours(case)
+    difference = parity.difference(oracle(parity.stock, case), result()[0])
+    print(short(case), difference)
+    assert max(difference) <= FLOAT64
+
+
+@hypothesis.settings(max_examples=12, derandomize=True, deadline=None, database=None)
+@hypothesis.given(drawn.CASES)
+def test_any_small_case_ends_where_one_device_does(ours, oracle, case):
+    result = ours(case)
+    assert max(parity.difference(oracle(parity.stock, case), result()[0])) <= FLOAT64
+
+
+@pytest.fixture(scope="module")
+def alone():
+    workers = Workers(1, "float64")
     yield workers
     workers.stop()
+
+
+@pytest.mark.parametrize("case", [*models.CASES, precision.JIT], ids=short)
+def test_one_worker_ends_where_one_device_does(alone, oracle, case):
+    result = alone.begin(parity.ours, case)
+    assert max(parity.difference(oracle(parity.stock, case), result()[0])) <= FLOAT64
+
+
+@pytest.fixture(scope="module")
+def oracle_in_float32():
+    oracle = Oracle("float32")
+    yield oracle
+    oracle.stop()
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids="{} workers".format)
@@ -31,31 +92,19 @@ def single(request):
     workers.stop()
 
 
-@pytest.mark.parametrize("case", CASES, ids=short)
-def test_workers_end_where_one_device_does(double, case):
-    difference = double.call(parity.compare, case)[0]
-    print(short(case), double.count, difference)
-    assert max(difference) <= FLOAT64
-
-
-@pytest.mark.parametrize("case", CASES, ids=short)
-def test_two_replicas_in_one_process_end_where_one_device_does(double, case):
-    if double.count > 1:
-        return  # replicas of one process need no second one
-    difference = double.call(parity.compare, case, "replicas")[0]
-    print(short(case), "2 replicas", difference)
-    assert max(difference) <= FLOAT64
-
-
-@pytest.mark.parametrize("case", CASES, ids=short)
-def test_one_step_in_float32_is_one_device_s(single, case):
-    difference = single.call(parity.one_sgd_step, case)[0]
+@pytest.mark.parametrize("case", models.CASES, ids=short)
+def test_one_step_in_float32_is_one_device_s(single, oracle_in_float32, case):
+    result = single.begin(parity.our_sgd_step, case)
+    difference = parity.largest(oracle_in_float32(parity.stock_sgd_step, case), result()[0])
     print(short(case), single.count, difference)
     assert difference <= FLOAT32_STEP
 
 
-@pytest.mark.parametrize("case", CASES, ids=short)
-def test_a_run_in_float32_strays_no_further_than_rounding(single, case):
-    ours, rounding = single.call(parity.strays, case)[0]
+@pytest.mark.parametrize("case", [*models.CASES, *precision.CASES], ids=short)
+def test_a_run_in_float32_strays_no_further_than_rounding(single, oracle_in_float32, case):
+    result = single.begin(parity.ours, case)
+    expected, moved = oracle_in_float32(parity.stock, case), oracle_in_float32(parity.stock, case, True)
+    rounding = parity.largest(expected.weights, moved.weights)
+    ours = parity.largest(expected.weights, result()[0].weights)
     print(short(case), single.count, f"ours {ours:.2g}, the oracle from itself {rounding:.2g}")
     assert ours <= FLOAT32_RUN * rounding
