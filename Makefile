@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export CUDA_VISIBLE_DEVICES ?=
 
-.PHONY: train test check soak bench lock clean
+.PHONY: train test check soak bench parity lock clean
 
 train: $(READY)  ## run the main job on two workers
 	$(BIN)/python -m jobs.digits_vae --workers 2 --storage runs --name vae-1
@@ -28,6 +28,9 @@ bench: $(READY)  ## the timed figures
 	$(BIN)/python -m tests.benchmarks.step_time
 	$(BIN)/python -m tests.benchmarks.checkpoint
 	$(BIN)/python -m tests.benchmarks.recovery
+
+parity: $(READY)  ## how far stock Keras, tf_keras and this service end from one device, case by case
+	$(BIN)/python -m tests.benchmarks.parity
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

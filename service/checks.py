@@ -33,11 +33,16 @@ def check_compiled(model: Any, method: str) -> None:
 
 def check_targets(model: Any, data: Arrays) -> None:
     """Refuses data without targets for a model whose loss compares with them; its own compute_loss may do without."""
-    if data.like[1] is None and model.loss is not None and type(model).compute_loss is keras.Model.compute_loss:
+    if data.like[1] is None and model.loss is not None and not _takes_own_loss(model):
         raise DataInvalid(
             f'{data.of}y is None, but the model "{model.name}" was compiled with loss={model.loss!r}, which compares with y. '
             "Give y, or compile with loss=None a model that adds its losses itself (add_loss)."
         )
+
+
+def _takes_own_loss(model: Any) -> bool:
+    own = type(model)
+    return own.compute_loss is not keras.Model.compute_loss or own.train_step is not keras.Model.train_step
 
 
 def check_losses(model: Any) -> None:
@@ -149,7 +154,18 @@ def check_alike(model: Any, given: list[Arrays], council: Council) -> None:
         arrays,
         "Give every worker the whole data set in the same order: load or draw it from a fixed seed.",
     )
-    council.check_same(
-        {f"the variable {v.path}": keras.ops.convert_to_numpy(v) for v in model.variables},
+    check_variables_alike(
+        model,
+        council,
         "Build the model the same way on every worker: SameStep sets the seed of Keras, NumPy and Python before the job.",
     )
+
+
+def check_variables_alike(model: Any, council: Council, fix: str) -> None:
+    """Compares the model's variables on all workers. Collective: every worker calls this.
+
+    Raises:
+        WorkersDiffer: on every worker, naming the variables and the workers, and the fix.
+    """
+    if council.count > 1:
+        council.check_same({f"the variable {v.path}": keras.ops.convert_to_numpy(v) for v in model.variables}, fix)

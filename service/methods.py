@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from service import given, keras2, moments
-from service.checks import check_alike, check_compiled, check_losses, check_model, check_targets
+from service.checks import check_alike, check_compiled, check_losses, check_model, check_targets, check_variables_alike
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.data import weights
@@ -23,6 +23,7 @@ from service.training.plan import ArrayPlan, Plan
 from service.training.prepare import build, step_for
 from service.training.start import Start
 from service.training.step import Step
+from service.training.wishes import Saving, Wishes
 
 
 @dataclasses.dataclass
@@ -39,7 +40,7 @@ class Stage:
     """
 
     callbacks: list[keras.callbacks.Callback]
-    saving: loop.Saving
+    saving: Saving
     seed: int
     start: Callable[[Any, list[Any], Start, int, dict[str, Any]], Start]
 
@@ -121,6 +122,10 @@ def fit(
         start = stage.start(model, stateful, start, epochs, identity)
     if not start.is_over:
         loop.train(step, plan, listed, council, start, epochs, validate, stage.saving if stage else None)
+    if stage is None:  # a run compares them at every checkpoint
+        check_variables_alike(
+            model, council, "Something set it on one worker alone, such as a callback: do it on every worker."
+        )
     return model.history
 
 
@@ -185,7 +190,7 @@ def train_on_batch(
     class_weight: Any = None,
     return_dict: bool = False,
     *,
-    wishes: loop.Wishes | None = None,
+    wishes: Wishes | None = None,
 ) -> Any:
     """Takes one step on one global batch, as `keras.Model.train_on_batch`. Collective: every worker calls this.
 
@@ -199,8 +204,7 @@ def train_on_batch(
     def act(step: Step, batch: Any) -> Any:
         if wishes is not None:
             batch.numbers[4:] = wishes.wishes()
-        results, control, _ = step.train(*batch[:3])
-        _, save, leave = loop.heard(control.numpy())
+        results, (_, save, leave) = loop.take(step, batch)
         if wishes is not None and (save or leave):
             wishes.hear(leave)
         return results
@@ -249,7 +253,7 @@ def _surroundings(model: Any) -> tuple[groups.Group, Council]:
 def _ready(model: Any, group: groups.Group, council: Council, plan: Plan, held_out: Plan | None, training: bool = True) -> Step:
     """Builds what is not built, compares what all workers must hold alike, and returns the step for the plan's batches."""
     if training or not model.built:
-        build(model, plan.like)
+        build(model, plan.like, training)
     arrays = [*given.arrays_of(plan), *(given.arrays_of(held_out) if held_out is not None else ())]
     check_alike(model, arrays, council)
     return step_for(model, group, plan.like)

@@ -106,9 +106,9 @@ def test_compiling_again_takes_the_new_optimizer_and_what_is_trainable():
         np.testing.assert_array_equal(one, other)
 
 
-class OwnStep(keras.Model):
-    def train_step(self, data):
-        return super().train_step(data)
+class OwnLoop(keras.Model):
+    def make_train_function(self, force=False):
+        return super().make_train_function(force)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ class OwnStep(keras.Model):
             DataInvalid,
             "validation_data's x has 4, validation_data's y has 3",
         ),
-        (lambda: service.fit(own_step(), X, Y), ModelInvalid, "OwnStep overrides train_step"),
+        (lambda: service.fit(own_loop(), X, Y), ModelInvalid, "OwnLoop overrides make_train_function"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(call, error, says):
@@ -132,8 +132,8 @@ def test_what_cannot_be_trained_is_refused(call, error, says):
         call()
 
 
-def own_step():
+def own_loop():
     inputs = keras.Input((4,))
-    made = OwnStep(inputs, keras.layers.Dense(1)(inputs))
+    made = OwnLoop(inputs, keras.layers.Dense(1)(inputs))
     made.compile("sgd", "mse")
     return made

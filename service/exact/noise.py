@@ -38,7 +38,7 @@ def _skip_ahead(
     original: Any, replica: Replica, shape: Any, key: Any, counter: Any, alg: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """Draws [n, ...] numbers from the counter of the replica's first row on."""
-    if replica.is_alone or not _is_led_by_rows(shape):
+    if replica.is_alone or not _is_led_by_rows(replica, shape):
         return original(shape, key, counter, alg, *args, **kwargs)
     _check_algorithm(alg)
     shape = tf.cast(shape, tf.int64)
@@ -53,20 +53,20 @@ def _skip_ahead(
 
 def _draw_all(original: Any, replica: Replica, shape: Any, key: Any, counter: Any, alg: Any, *args: Any, **kwargs: Any) -> Any:
     """Draws for the whole batch and keeps the replica's rows: how many words a number takes is not known ahead."""
-    if replica.is_alone or not _is_led_by_rows(shape):
+    if replica.is_alone or not _is_led_by_rows(replica, shape):
         return original(shape, key, counter, alg, *args, **kwargs)
     return _cut(replica, shape, original(_whole_shape(replica, shape), key, counter, alg, *args, **kwargs))
 
 
 def _gamma(original: Any, replica: Replica, shape: Any, key: Any, counter: Any, alg: Any, alpha: Any, name: Any = None) -> Any:
-    if replica.is_alone or not _is_led_by_rows(shape):
+    if replica.is_alone or not _is_led_by_rows(replica, shape):
         return original(shape, key, counter, alg, alpha, name)
     drawn = original(_whole_shape(replica, shape), key, counter, alg, _filled(replica, shape, alpha), name)
     return _cut(replica, shape, drawn)
 
 
 def _binomial(original: Any, replica: Replica, shape: Any, seed: Any, counts: Any, probs: Any, **kwargs: Any) -> Any:
-    if replica.is_alone or not _is_led_by_rows(shape):
+    if replica.is_alone or not _is_led_by_rows(replica, shape):
         return original(shape=shape, seed=seed, counts=counts, probs=probs, **kwargs)
     counts, probs = _filled(replica, shape, counts), _filled(replica, shape, probs, 0.5)
     return _cut(replica, shape, original(shape=_whole_shape(replica, shape), seed=seed, counts=counts, probs=probs, **kwargs))
@@ -74,7 +74,7 @@ def _binomial(original: Any, replica: Replica, shape: Any, seed: Any, counts: An
 
 def _categorical(original: Any, replica: Replica, logits: Any, num_samples: Any, seed: Any, **kwargs: Any) -> Any:
     """Draws [b, num_samples] of the categories of logits [b, n]."""
-    if replica.is_alone or not _is_led_by_rows(tf.shape(logits)):
+    if replica.is_alone or not _is_led_by_rows(replica, tf.shape(logits)):
         return original(logits, num_samples, seed, **kwargs)
     shape = tf.shape(logits)
     return _cut(replica, shape, original(_filled(replica, shape, logits), num_samples, seed, **kwargs))
@@ -115,9 +115,14 @@ def _filled(replica: Replica, shape: Any, parameter: Any, other: float = 1.0) ->
     return tf.tensor_scatter_nd_update(filled, places[:, None], parameter)
 
 
-def _is_led_by_rows(shape: Any) -> bool:
-    """Whether the batch leads a draw; one without the batch is the same on every replica."""
+def _is_led_by_rows(replica: Replica, shape: Any) -> bool:
+    """Whether the batch leads a draw; one without the batch is the same on every replica.
+
+    A step run eagerly knows all sizes; there a first one that is the number of rows is taken for them.
+    """
     known = tensor_util.constant_value_as_shape(shape)
+    if tf.executing_eagerly():
+        return bool(known.rank) and int(known[0]) == max(int(replica.rows.count), 1)
     if known.rank is None:
         raise NotExact("A draw of noise has a shape of unknown rank. Give the shape as a tuple, such as (batch, 8).")
     unknown = [place for place, size in enumerate(known) if size is None]

@@ -1,34 +1,17 @@
 """The epochs and batches of a run, with Keras's moments in Keras's order."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 
 from service.cluster.consensus import Council
-from service.errors import WorkersDiffer
 from service.training.first_step import FirstStep
-from service.training.plan import Plan
+from service.training.plan import Batch, Plan
 from service.training.start import Start
-from service.training.step import WISHES, Step
-
-
-class Wishes(Protocol):
-    """What a step asks and tells whoever watches the run."""
-
-    def wishes(self) -> tuple[bool, bool]:
-        """Whether this worker wishes a checkpoint after the next step, and to leave after it."""
-
-    def hear(self, leave: bool) -> None:
-        """Some worker wished a checkpoint after the step that was just taken, or that all leave."""
-
-
-class Saving(Wishes, Protocol):
-    """What the loop asks and tells whoever saves checkpoints."""
-
-    def leave(self) -> NoReturn:
-        """Commits what was saved and ends the attempt. Collective: every worker calls this."""
+from service.training.step import Step
+from service.training.wishes import Saving, heard
 
 
 def train(
@@ -72,40 +55,34 @@ def _train_epoch(
     """Trains the epoch's batches from `first` on, and returns the metrics over all of them."""
     model = step.model
     logs: dict[str, float] = step.current() if first > 0 else {}
-    for batch, (rows, numbers, weight_sums, whole) in enumerate(plan.batches(step.group, epoch, first), first):
+    for number, batch in enumerate(plan.batches(step.group, epoch, first), first):
         stop = bool(model.stop_training)
         if stop and not step.group.has_peers:
             break
         # The others hear of these in this step; none of them takes it where one wishes to stop before it.
-        numbers[3:] = stop, *(saving.wishes() if saving is not None else (False, False))
+        batch.numbers[3:] = stop, *(saving.wishes() if saving is not None else (False, False))
         if not stop:
-            callbacks.on_train_batch_begin(batch)
-        check = FirstStep(step) if not step.is_checked else None
-        results, control, loss = step.train(rows, numbers, weight_sums)
-        if check is not None:
-            check.compare(whole(), weight_sums, loss)
-        stopped, save, leave = heard(control.numpy())
+            callbacks.on_train_batch_begin(number)
+        results, (stopped, save, leave) = take(step, batch)
         if stopped:
             model.stop_training = True
             break
         if saving is not None and (save or leave):
             saving.hear(leave)
         logs = step.logs(results)
-        callbacks.on_train_batch_end(batch, logs)
+        callbacks.on_train_batch_end(number, logs)
         if saving is not None and leave:
             saving.leave()
     return dict(logs)
 
 
-def heard(control: np.ndarray) -> tuple[bool, bool, bool]:
-    """Returns whether a worker wished to stop, to save, and to leave; refuses learning rates that differ between workers."""
-    rates = control[WISHES:]
-    if not np.all(rates == rates[:1]):
-        raise WorkersDiffer(
-            f"The learning rates of the workers differ: {', '.join(f'{rate:g}' for rate in rates)} on workers 0 and on. "
-            "A callback set one from something that is not the same everywhere, such as the time; set it from the logs."
-        )
-    return bool(control[0] > 0), bool(control[1] > 0), bool(control[2] > 0)
+def take(step: Step, batch: Batch) -> tuple[Any, tuple[bool, bool, bool]]:
+    """Takes a step, the model's first one compared with one device's; returns its results, and what workers wished."""
+    check = FirstStep(step) if not step.is_checked else None
+    results, control, did = step.train(batch.rows, batch.numbers, batch.weight_sums)
+    if check is not None:
+        check.compare(batch.whole(), batch.weight_sums, did)
+    return results, heard(control.numpy())
 
 
 def test(

@@ -40,6 +40,7 @@ class OwnMoves:
     def __init__(self, step: OwnStep) -> None:
         self._step = step
         self._places = _places(step)
+        self._unbuilt = [optimizer for optimizer in optimizers(step.model) if not optimizer.built]
         self._before = self._read()
 
     def compare(self, flat: list[np.ndarray], weight_sums: np.ndarray, did: Any) -> None:
@@ -48,6 +49,8 @@ class OwnMoves:
         Raises:
             NotExact: naming what differs first, and what to write instead.
         """
+        if any(optimizer.built for optimizer in self._unbuilt):
+            return  # it came into being in an eager step, and what it was before is not known
         together, logs = self._read(), self._step.logs(did)
         self._write(self._before)
         alone_logs = self._step.logs(self._step.take_alone([*map(tf.constant, flat)], tf.constant(weight_sums)))

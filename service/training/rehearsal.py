@@ -1,5 +1,6 @@
-"""What a model's own step builds and which optimizers it applies, found in a trace that never runs."""
+"""What a model's own step builds and applies, found in a trace that never runs."""
 
+import contextlib
 import weakref
 from typing import Any
 
@@ -65,7 +66,8 @@ def rehearse(model: Any, like: Any) -> None:
         else:
             holder.run(act, args=(flat,))
 
-    if not model.run_eagerly:
+    # A step that runs eagerly may do what no trace can, such as reading values; then nothing is found out.
+    with contextlib.suppress(*((Exception,) if model.run_eagerly else ())):
         tf.function(trace, input_signature=inputs.signature, autograph=False).get_concrete_function()
     with model.distribute_strategy.scope():
         for optimizer, variables in applied:

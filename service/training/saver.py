@@ -76,9 +76,15 @@ class Saver:
         sums = snapshot.checksums() if self._council.count > 1 else {}
         if self._log is None:
             self._mailbox.post(f"saved/{serial}/{self._council.index}", [written, sums])
+            if differences := self._mailbox.take(f"compared/{serial}/{self._council.index}"):
+                raise WorkersDiffer(differences)
             return
         others = [self._mailbox.take(f"saved/{serial}/{worker}") for worker in range(1, self._council.count)]
-        _check_same(body, [sums, *(theirs for _, theirs in others)])
+        differences = _differences(body, [sums, *(theirs for _, theirs in others)])
+        for worker in range(1, self._council.count):
+            self._mailbox.post(f"compared/{serial}/{worker}", differences)
+        if differences:
+            raise WorkersDiffer(differences)
         self._log.append("checkpoint", {**body, "shards": receipts.merge([written, *(theirs for theirs, _ in others)])})
         retention.delete(self._log, retention.surplus(self._log, self._keep.last, self._staying(self._log)))
 
@@ -92,16 +98,13 @@ class Saver:
         return self._keep.kept(marks) | set(newest.values())
 
 
-def _check_same(body: dict[str, Any], sums: list[dict[str, int]]) -> None:
-    """Compares the workers' tensors.
-
-    Raises:
-        WorkersDiffer: naming the tensors that differ from the chief's, and the workers.
-    """
+def _differences(body: dict[str, Any], sums: list[dict[str, int]]) -> str:
+    """Returns which tensors of which workers are not the chief's, as a message; nothing if all are."""
     apart = {name: [w for w, theirs in enumerate(sums) if theirs.get(name) != value] for name, value in sums[0].items()}
     found = [f"{name} (workers {', '.join(map(str, workers))})" for name, workers in apart.items() if workers]
-    if found:
-        raise WorkersDiffer(
-            f"After step {body['step']} the workers hold other values than the chief, worker 0: {'; '.join(found[:20])}. "
-            "Something set them on one worker alone, such as a callback or the job between two steps: do it on every worker."
-        )
+    if not found:
+        return ""
+    return (
+        f"After step {body['step']} the workers hold other values than the chief, worker 0: {'; '.join(found[:20])}. "
+        "Something set them on one worker alone, such as a callback or the job between two steps: do it on every worker."
+    )

@@ -16,6 +16,8 @@ from service.exact import keras_seams
 from service.storage import pieces
 from service.storage.pieces import Piece
 from service.training import plain
+from service.training.own_step import all_metrics
+from service.training.rehearsal import optimizers
 
 _COUNTER = re.compile(r"_\d+(?=/|_|$)")
 _NOT_STATE = ("_model", "params", "validation_data")  # what a callback is given, not what it knows
@@ -69,8 +71,9 @@ def variables(models: Mapping[str, Any]) -> dict[str, Any]:
     named: dict[str, Any] = {"noise/0000/state": keras_seams.global_seed_generator().state}
     seen = {id(named["noise/0000/state"])}
     for key, model in models.items():
-        metrics = [v for metric in model.metrics for v in metric.variables] if key == "" else []
-        for kind, members in (("model", model.variables), ("optimizer", model.optimizer.variables), ("metrics", metrics)):
+        metrics = [v for metric in all_metrics(model) for v in metric.variables] if key == "" else []
+        trained = [v for optimizer in optimizers(model) for v in optimizer.variables]
+        for kind, members in (("model", model.variables), ("optimizer", trained), ("metrics", metrics)):
             for i, variable in enumerate(members):
                 if id(variable) not in seen:
                     # The place tells a variable; Keras numbers its automatic names by what the process made before.

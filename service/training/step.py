@@ -54,7 +54,8 @@ class Step:
 
     def _compiled(self, function: Any, signature: Any) -> Any:
         if self.model.run_eagerly:
-            return function
+            # Tensors, as a graph and Keras give: what is an array is taken for the same on every replica.
+            return lambda *given: function(*tf.nest.map_structure(tf.convert_to_tensor, given))
         jit = bool(self.model.jit_compile) and self.group.size == 1
         return tf.function(function, input_signature=signature, jit_compile=jit, autograph=False)
 

@@ -61,7 +61,9 @@ def _added(k: Any) -> Any:
             self.add_loss(tf.reduce_sum(tf.square(inputs), -1))
             return inputs
 
-    return _regression(k, hidden=[Energy()])
+    model = k.Sequential([k.Input((4,)), k.layers.Dense(3), Energy()])
+    model.compile(k.optimizers.SGD(0.01), loss=None)
+    return model, dict(x=numbers(4))
 
 
 def _masked(k: Any) -> Any:
@@ -102,7 +104,7 @@ def _noisy(k: Any) -> Any:
 CASES: dict[str, Callable[[Any], Any]] = {
     "losses.mean_of_the_batch": _batch_mean,
     "losses.reduction_sum": lambda k: _regression(k, k.losses.MeanSquaredError(reduction="sum"), k.optimizers.SGD(0.005)),
-    "losses.added_by_a_layer": _added,
+    "models.added_rows": _added,
     "losses.masking": _masked,
     "losses.mask_and_weights_of_each_step": _masked_and_weighted,
     "weights.one_a_sample": lambda k: _regression(k, weights=uneven_weights(ROWS)),

@@ -1,6 +1,8 @@
 """Arrays as rows, and weights checked before a step is taken."""
 
+import h5py
 import numpy as np
+import pandas
 import pytest
 
 from service.data import weights
@@ -30,6 +32,16 @@ def test_other_array_types_are_taken():
             return X
 
     assert Arrays(Frame()).rows(slice(0, 1))[0].tolist() == [[0, 1]]
+
+
+def test_tables_and_files_are_taken_as_arrays(tmp_path):
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]})
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        stored = file.create_dataset("x", data=np.arange(6.0).reshape(3, 2))
+        source = Arrays([frame, stored], frame["a"], pandas.Series([1.0, 0.0, 2.0]))
+    first, second, target, weight = source.rows(slice(1, 3))
+    assert first.tolist() == [[2.0, 5.0], [3.0, 6.0]] and second.tolist() == [[2.0, 3.0], [4.0, 5.0]]
+    assert target.tolist() == [2.0, 3.0] and weight.tolist() == [0.0, 2.0]
 
 
 def test_weights_are_summed_over_the_whole_batch():

@@ -18,12 +18,14 @@ class Case(NamedTuple):
     Attributes:
         corrected: arguments that stock Keras gets instead, where it is itself wrong or refuses.
         computes_in: the numbers that layers compute in, where they are not those of the variables.
+        predicts: whether predictions are compared too.
     """
 
     model: Any
     arguments: dict[str, Any]
     corrected: dict[str, Any] = {}
     computes_in: str = ""
+    predicts: bool = True
 
 
 def uneven_weights(n: int, seed: int = 1) -> np.ndarray:

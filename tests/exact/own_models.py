@@ -57,7 +57,7 @@ class PlainStep(keras.Model):
 def plain() -> Case:
     model = PlainStep(*_layers())
     model.compile(keras.optimizers.Adam(0.02, global_clipnorm=0.5), "mse", metrics=["mae"], weighted_metrics=["mse"])
-    return Case(model, dict(x=X, y=Y, sample_weight=uneven_weights(25), batch_size=8, epochs=3, validation_split=0.2))
+    return Case(model, dict(x=X, y=Y, sample_weight=uneven_weights(25), batch_size=8, epochs=2, validation_split=0.2))
 
 
 class Largest(keras.metrics.Metric):
@@ -118,7 +118,7 @@ class Trackers(keras.Model):
 def trackers() -> Case:
     model = Trackers()
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
-    return Case(model, dict(x=X, y=Y, batch_size=8, epochs=3))
+    return Case(model, dict(x=X, y=Y, batch_size=8, epochs=2))
 
 
 class Adversaries(keras.Model):
@@ -166,7 +166,7 @@ def adversaries() -> Case:
     model = Adversaries()
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), keras.optimizers.SGD(0.05, momentum=0.5, clipnorm=0.3), loss)
-    return Case(model, dict(x=X, batch_size=8, epochs=3))
+    return Case(model, dict(x=X, batch_size=8, epochs=2))
 
 
 class Counted(layers.Layer):
@@ -221,7 +221,8 @@ class Scaled(keras.Model):
 
 
 def scaled() -> Case:
-    model = Scaled(*_layers())
+    inputs = keras.Input((6,))
+    model = Scaled(inputs, layers.Dense(2)(layers.Dense(8, "tanh")(inputs)))
     inner = keras.optimizers.Adam(0.02)
     optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=64.0, dynamic_growth_steps=3)
     model.compile(optimizer, "mse", metrics=["mae"])

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import service
-from service.training import rehearsal
+from service.training import state
 from tests.exact import own_models, parity
 from tests.exact.steps import Logs, index
 
@@ -32,58 +32,60 @@ class Wrong(keras.Model):
         return {"loss": ops.mean(ops.square(y - y_pred)) if self.mistake == "log" else loss}
 
 
-def wrong(mistake: str, optimizer: str = "adam") -> dict[str, Any]:
-    """Trains one epoch and returns the history."""
+def made(mistake: str, optimizer: str = "sgd") -> Any:
+    """Returns a compiled model with the mistake."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6,))
     model = Wrong(inputs, layers.Dense(2)(inputs))
     model.mistake = mistake
     model.tracker = keras.metrics.Mean(name="tracked")
     model.compile(optimizer, "mse")
+    return model
+
+
+def wrong(mistake: str, optimizer: str = "sgd") -> dict[str, Any]:
+    """Trains one epoch and returns the history."""
+    model = made(mistake, optimizer)
     return service.fit(model, own_models.X, own_models.Y, batch_size=8, shuffle=False, verbose=0).history
 
 
-def stops(worker: int, batch: int) -> tuple[int, list[np.ndarray]]:
-    """Trains until `worker` stops in `batch`; returns batches seen and all variables."""
+def stops(worker: int, batch: int) -> tuple[int, list[np.ndarray], bool]:
+    """Trains until `worker` stops in `batch`; returns batches seen, all variables, and whether a checkpoint holds them."""
     case = parity.made("tests.exact.own_models:adversaries")
     logs = Logs(stop_at=batch if index() == worker else None)
     service.fit(case.model, **case.arguments, shuffle=False, verbose=0, callbacks=[logs])
     batches = [entry for entry in logs.seen if isinstance(entry[0], int)]
-    return len(batches), _variables(case.model)
+    saved = {id(variable) for variable in state.variables({"": case.model}).values()}
+    return len(batches), _values(case.model), all(id(v) in saved for v in _held(case.model))
 
 
 def stock_steps(rows: int) -> list[np.ndarray]:
     """Returns the variables of the same model after stock Keras trained on the first rows."""
     case = parity.made("tests.exact.own_models:adversaries")
     case.model.fit(own_models.X[:rows], batch_size=8, shuffle=False, verbose=0)
-    return _variables(case.model)
+    return _values(case.model)
 
 
-def _variables(model: Any) -> list[np.ndarray]:
-    held = [*model.variables, *model.d_optimizer.variables, *model.g_optimizer.variables]
-    return [keras.ops.convert_to_numpy(v) for v in held]
+def _held(model: Any) -> list[Any]:
+    return [*model.variables, *model.d_optimizer.variables, *model.g_optimizer.variables, *model.d_tracker.variables]
 
 
-def adversaries_optimizers() -> tuple[float, int]:
-    """Returns how far both optimizers' states are from stock Keras's, and how many optimizers are known."""
-    ours = parity.made("tests.exact.own_models:adversaries")
-    service.fit(ours.model, **ours.arguments, shuffle=False, verbose=0)
-    stock = parity.made("tests.exact.own_models:adversaries")
-    stock.model.fit(**stock.arguments, shuffle=False, verbose=0)
-    return parity.largest(_variables(stock.model), _variables(ours.model)), len(rehearsal.optimizers(ours.model))
+def _values(model: Any) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(v) for v in _held(model)]
 
 
 class OwnRate(keras.callbacks.Callback):
     """Sets a learning rate of one optimizer that depends on the worker."""
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.model.d_optimizer.learning_rate = 0.1 / (1 + index())
+        self.model.other.learning_rate = 0.1 / (1 + index())
 
 
 def other_rates() -> None:
-    """Trains with another learning rate of an optimizer on each worker."""
-    case = parity.made("tests.exact.own_models:adversaries")
-    service.fit(case.model, **case.arguments, shuffle=False, verbose=0, callbacks=[OwnRate()])
+    """Trains with another learning rate of a second optimizer on each worker."""
+    model = made("")
+    model.other = keras.optimizers.SGD()
+    service.fit(model, own_models.X, own_models.Y, batch_size=8, shuffle=False, verbose=0, callbacks=[OwnRate()])
 
 
 def local_statistics(count: int) -> float:

@@ -1,6 +1,7 @@
 """Trains a case with stock Keras on one device and with service.fit, and measures the difference."""
 
 import contextlib
+import functools
 import importlib
 from typing import Any, NamedTuple
 
@@ -52,17 +53,18 @@ def stock(name: Any, ulp: bool = False, holder: tf.distribute.Strategy | None = 
     if ulp:
         given = {key: arguments[key] for key in DATA if arguments.get(key) is not None}
         arguments |= keras.tree.map_structure(lambda array: _moved(array, case.computes_in), given)
+    if case.model.built:
+        case.model.optimizer.build(case.model.trainable_variables)  # or Keras traces the step twice, which takes as long again
     history = case.model.fit(**arguments, shuffle=False, verbose=0).history
-    return _trained(case.model, history, case.model.predict(case.arguments["x"], batch_size=arguments["batch_size"], verbose=0))
+    return _trained(case, history, case.model.predict)
 
 
-def ours(name: Any, holder: tf.distribute.Strategy | None = None) -> Trained:
-    """The same through service.fit and service.predict. Collective: every worker calls this."""
+def ours(name: Any, holder: tf.distribute.Strategy | None = None, **changes: Any) -> Trained:
+    """The same through service.fit, with some other arguments, and service.predict. Collective: all call this."""
     with _scope(holder):
         case = made(name)
-    history = service.fit(case.model, **case.arguments, shuffle=False, verbose=0).history
-    predictions = service.predict(case.model, case.arguments["x"], batch_size=case.arguments["batch_size"], verbose=0)
-    return _trained(case.model, history, predictions)
+    history = service.fit(case.model, **{**case.arguments, **changes}, shuffle=False, verbose=0).history
+    return _trained(case, history, functools.partial(service.predict, case.model))
 
 
 def ours_on_replicas(name: Any) -> Trained:
@@ -143,6 +145,8 @@ def _moved(array: np.ndarray, computes_in: str) -> np.ndarray:
     return np.nextafter(array.astype(keras.config.floatx()), np.inf)
 
 
-def _trained(model: Any, history: dict[str, list[float]], predictions: Any) -> Trained:
-    variables = [*model.variables, *model.optimizer.variables]
+def _trained(case: Any, history: dict[str, list[float]], predict: Any) -> Trained:
+    size = case.arguments["batch_size"]
+    predictions = predict(case.arguments["x"], batch_size=size, verbose=0) if case.predicts else []
+    variables = [*case.model.variables, *case.model.optimizer.variables]
     return Trained([keras.ops.convert_to_numpy(v) for v in variables], history, keras.tree.flatten(predictions))

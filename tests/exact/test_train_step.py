@@ -36,33 +36,25 @@ def three():
     workers.stop()
 
 
-@pytest.mark.parametrize("case", CASES, ids=short)
+@pytest.mark.parametrize("case", [case for case in CASES if "adversaries" not in case], ids=short)
 def test_two_workers_end_where_one_device_does(two, case):
     difference = two.call(parity.compare, case)[0]
     print(short(case), difference)
     assert max(difference) <= FLOAT64
 
 
-@pytest.mark.parametrize("case", CASES, ids=short)
+@pytest.mark.parametrize("case", ["trackers", "in_a_layer", "scaled"])
 def test_two_replicas_in_one_process_end_where_one_device_does(one, case):
-    if short(case) == "adversaries":
-        return  # its layers are not built ahead, which a strategy that holds variables needs
-    difference = one.call(parity.compare, case, "replicas")[0]
-    print(short(case), "2 replicas", difference)
+    difference = one.call(parity.compare, f"tests.exact.own_models:{case}", "replicas")[0]
+    print(case, "2 replicas", difference)
     assert max(difference) <= FLOAT64
 
 
-@pytest.mark.parametrize("case", ["plain", "trackers", "adversaries"])
+@pytest.mark.parametrize("case", ["trackers", "adversaries"])
 def test_idle_workers_in_the_last_batch_bring_nothing(three, case):
     difference = three.call(parity.compare, f"tests.exact.own_models:{case}")[0]
     print(case, "3 workers", difference)
     assert max(difference) <= FLOAT64
-
-
-def test_all_optimizers_of_a_step_end_where_one_device_s_do(two):
-    difference, known = two.call(own_steps.adversaries_optimizers)[0]
-    assert difference <= FLOAT64
-    assert known == 3  # the two that it applies, and the one that compile makes
 
 
 @pytest.mark.parametrize(
@@ -86,13 +78,13 @@ def test_a_returned_loss_is_the_last_batch_s(two):
     assert history == other and history["loss"][0] > 0  # stock Keras writes 0 down, of a tracker never updated
 
 
-@pytest.mark.parametrize("worker", [0, 1])
-def test_a_stop_on_any_worker_stops_all_after_the_same_step(two, worker):
+def test_a_stop_on_one_worker_stops_all_after_the_same_step(two):
     # 25 rows in batches of 8: the worker stops in batch 1, after 16 rows.
-    results = two.call(own_steps.stops, worker, 1)
+    results = two.call(own_steps.stops, 1, 1)
     oracle = two.call(own_steps.stock_steps, 16)[0]
-    for batches, variables in results:
+    for batches, variables, saved in results:
         assert batches == 2
+        assert saved  # both optimizers' states and the trackers too
         for mine, stock in zip(variables, oracle, strict=True):
             np.testing.assert_allclose(mine, stock, rtol=0, atol=1e-12)
 

@@ -59,9 +59,10 @@ def test_a_marked_mean_needs_no_collective_of_its_own(two):
 
 
 @processes
-def test_a_false_mark_is_refused_at_the_first_step(two):
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_a_false_mark_is_refused_at_the_first_step(two, method):
     with pytest.raises(WorkerFailed, match=r'the loss "largest_number", which is marked with service\.batch_mean') as failed:
-        two.call(weighted.falsely_marked)
+        two.call(weighted.falsely_marked, method)
     assert failed.value.kind == "NotExact"
 
 

@@ -93,11 +93,15 @@ def marked_and_weighted() -> Case:
     return Case(case.model, {**case.arguments, "sample_weight": uneven_weights(25)})
 
 
-def falsely_marked() -> list[np.ndarray]:
-    """Trains with a false mark. Collective: every worker calls this."""
+def falsely_marked(method: str) -> list[np.ndarray]:
+    """Trains with a false mark, by fit or train_on_batch. Collective: every worker calls this."""
     case = made(f"{__name__}:marked")
     case.model.compile(keras.optimizers.SGD(0.1), largest_number)
-    service.fit(case.model, *(case.arguments.get(name) for name in DATA[:2]), batch_size=8, verbose=0)
+    rows = [case.arguments[name] for name in DATA[:2]]
+    if method == "fit":
+        service.fit(case.model, *rows, batch_size=8, verbose=0)
+    else:
+        service.train_on_batch(case.model, *rows)
     return case.model.get_weights()
 
 

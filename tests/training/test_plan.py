@@ -4,7 +4,7 @@ import numpy as np
 
 from service.data.sources import Arrays
 from service.exact.group import Group
-from service.training.plan import Plan
+from service.training.plan import ArrayPlan
 
 
 def test_beginning_inside_an_epoch_reads_no_row_of_the_batches_before():
@@ -17,10 +17,10 @@ def test_beginning_inside_an_epoch_reads_no_row_of_the_batches_before():
             return found
 
     source = Counted(np.arange(1000.0))
-    plan = Plan(source, 10, seed=1, shuffle=True)
-    whole = [rows[0] for rows, _, _ in plan.batches(Group(), epoch=3)]
+    plan = ArrayPlan(source, 10, seed=1, shuffle=True)
+    whole = [batch.rows[0] for batch in plan.batches(Group(), epoch=3)]
     assert source.read == 1000
     source.read = 0
-    rest = [rows[0] for rows, _, _ in plan.batches(Group(), epoch=3, first=90)]
+    rest = [batch.rows[0] for batch in plan.batches(Group(), epoch=3, first=90)]
     assert source.read == 100
     np.testing.assert_array_equal(rest, whole[90:])

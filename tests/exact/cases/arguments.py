@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests.exact.cases.small import ROWS, case, dense, labels, names, numbers, positive_weights, regression
+from tests.exact.cases.small import ROWS, case, cases, dense, labels, numbers, positive_weights, predicting, rare, regression
 from tests.exact.models import Case, uneven_weights
 
 
@@ -20,6 +20,7 @@ def part_for_validation() -> Case:
     return regression(metrics=["mae"], fit={"validation_split": 0.15})
 
 
+@rare
 def pair_for_validation() -> Case:
     """Validation data without weights, while training has some."""
     fit = {"validation_data": _held_out(), "sample_weight": uneven_weights(ROWS)}
@@ -32,6 +33,7 @@ def triple_for_validation() -> Case:
     return regression(keras.losses.MeanSquaredError(reduction="mean_with_sample_weight"), weighted_metrics=["mae"], fit=fit)
 
 
+@rare
 def validation_now_and_then() -> Case:
     """Validation after the second of three epochs, in batches of its own size."""
     fit = {"validation_data": _held_out(), "validation_freq": 2, "validation_batch_size": 4}
@@ -48,6 +50,7 @@ def later_first_epoch() -> Case:
     return _changed(regression(fit={"initial_epoch": 3}), epochs=5)
 
 
+@rare
 def batch_larger_than_the_data() -> Case:
     """One batch an epoch, smaller than asked for."""
     return _changed(regression(metrics=["mae"]), batch_size=100)
@@ -71,6 +74,7 @@ def _changed(kept: Case, **changes: Any) -> Case:
     return kept._replace(arguments=kept.arguments | changes)
 
 
+@rare
 def inputs_in_a_list() -> Case:
     """Two inputs in a list, one of whole numbers."""
     one, other = keras.Input((4,)), keras.Input((2,), dtype="int32")
@@ -85,9 +89,10 @@ def inputs_in_a_dict() -> Case:
     hidden = layers.Dense(3, "tanh")(layers.Concatenate()([other, one]))
     model = keras.Model({"other": other, "one": one}, {"b": layers.Dense(1)(hidden), "a": layers.Dense(2)(hidden)})
     x = {"one": numbers(4), "other": numbers(2, seed=7)}
-    return case(model, x, {"a": numbers(2, seed=2), "b": numbers(1, seed=3)}, {"a": "mse", "b": "mae"})
+    return predicting(case(model, x, {"a": numbers(2, seed=2), "b": numbers(1, seed=3)}, {"a": "mse", "b": "mae"}))
 
 
+@rare
 def bytes_and_booleans() -> Case:
     """Pictures of bytes and targets that are true or false."""
     x = labels(256, 3, 3, 1).astype("uint8")
@@ -97,6 +102,7 @@ def bytes_and_booleans() -> Case:
     return case(model, x, labels(2, 1).astype(bool), loss, metrics=["accuracy"])
 
 
+@rare
 def a_vector_of_targets() -> Case:
     """Targets of shape [n] for outputs of shape [n, 1]: Keras lines them up."""
     return case(dense(1), numbers(4), numbers(seed=2), fit={"sample_weight": uneven_weights(ROWS)}, metrics=["mae"])
@@ -115,9 +121,10 @@ class Unbuilt(keras.Model):
 
 def a_subclass() -> Case:
     """A model that is not built when fit is called."""
-    return case(Unbuilt(), numbers(4), numbers(2, seed=2), fit={"sample_weight": uneven_weights(ROWS)})
+    return predicting(case(Unbuilt(), numbers(4), numbers(2, seed=2), fit={"sample_weight": uneven_weights(ROWS)}))
 
 
+@rare
 def a_model_in_a_model() -> Case:
     """A model used as a layer, twice."""
     inner = dense(4, "tanh")
@@ -137,4 +144,4 @@ def eager() -> Case:
     return case(model, numbers(4), numbers(2, seed=2), loss, fit=fit, metrics=[largest, "mae"], run_eagerly=True)
 
 
-CASES = names(__name__)
+CASES, RARE = cases(__name__)

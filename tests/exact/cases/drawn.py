@@ -51,20 +51,20 @@ class Drawn(NamedTuple):
         loss = getattr(keras.losses, self.loss)(reduction=self.reduction)
         optimizer = keras.optimizers.SGD(0.02, momentum=0.9, global_clipnorm=0.3 if self.clips else None)
         model.compile(optimizer, loss, metrics=["mae"], weighted_metrics=["mse"] if self.weights else None)
-        return Case(model, dict(x=x, y=y, sample_weight=self._weights(), batch_size=self.batch_size, epochs=2))
+        weights = self._weights()
+        kept = Case(model, dict(x=x, y=y, sample_weight=weights, batch_size=self.batch_size, epochs=2))
+        if self.steps and weights is not None and weights.ndim == 1:
+            # Stock Keras would line up one weight a sample with the steps, so it gets one for each step.
+            kept = kept._replace(corrected={"sample_weight": np.repeat(weights[:, None], self.steps, 1)})
+        return kept
 
     def _weights(self) -> np.ndarray | None:
         if not self.weights:
             return None
-        by_step = self.steps and self.weights == 2
-        count = self.rows * self.steps if by_step else self.rows
-        weights = (
-            np.abs(uneven_weights(count, self.seed)) + 0.01 if "weight" in self.reduction else uneven_weights(count, self.seed)
-        )
-        if by_step:
-            return weights.reshape(self.rows, self.steps)
-        # Stock Keras takes one weight a sample on a loss with steps as a column only.
-        return weights[:, None] if self.steps else weights
+        shape = (self.rows, self.steps) if self.steps and self.weights == 2 else (self.rows,)
+        weights = uneven_weights(int(np.prod(shape)), self.seed).reshape(shape)
+        # Divided by a sum that is nearly zero, nothing is exact.
+        return np.abs(weights) + 0.01 if self.reduction == "mean_with_sample_weight" else weights
 
 
 CASES = st.builds(

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tests.exact.cases.small import ROWS, case, labels, lengths, names, numbers
+from tests.exact.cases.small import ROWS, case, cases, labels, lengths, numbers, predicting, rare
 from tests.exact.models import Case, uneven_weights
 
 
@@ -15,7 +15,7 @@ def _stack(shape: tuple[int, ...], *stack: Any, x: Any = None, **compiled: Any) 
     x = numbers(*shape) if x is None else x
     model = keras.Sequential([keras.Input(shape, dtype=str(x.dtype)), *stack, layers.Dense(1)])
     y = numbers(*(() if len(model.output_shape) == 2 else model.output_shape[1:-1]), 1, seed=2)
-    return case(model, x, y, **compiled)
+    return predicting(case(model, x, y, **compiled))
 
 
 def statistics_far_from_zero() -> Case:
@@ -35,6 +35,7 @@ def statistics_synchronized() -> Case:
     return _stack((4, 4, 2), layers.Conv2D(3, 2, use_bias=False), normalized, layers.GlobalAveragePooling2D())
 
 
+@rare
 def statistics_frozen() -> Case:
     """A BatchNormalization that is not trained, and one along another axis."""
     return _stack((3, 4), layers.BatchNormalization(trainable=False), layers.BatchNormalization(axis=1), layers.Flatten())
@@ -47,6 +48,7 @@ def dropout_by_kind() -> Case:
     return _stack((5, 4), by_row, layers.SpatialDropout1D(0.3, seed=3), for_all, layers.Flatten())
 
 
+@rare
 def dropout_without_a_seed() -> Case:
     """Noise from Keras's global generator, whose first use is inside the step."""
     return _stack((4,), layers.Dense(5, "tanh"), layers.Dropout(0.5))
@@ -64,6 +66,7 @@ def recurrent_dropout() -> Case:
     return _stack((4, 3), first, layers.GRU(3, dropout=0.2, recurrent_dropout=0.4, seed=2))
 
 
+@rare
 def both_directions() -> Case:
     """A bidirectional recurrence over masked steps."""
     x = numbers(6, 3) * lengths(6)[..., None]
@@ -76,6 +79,7 @@ def random_flips_and_zooms() -> Case:
     return _stack((5, 5, 2), *stack, layers.Flatten())
 
 
+@rare
 def random_moves_and_colours() -> Case:
     """Pictures moved and brightened at random inside the model."""
     stack = [layers.RandomTranslation(0.2, 0.2, seed=1, dtype="float32"), layers.RandomBrightness(0.3, seed=3)]
@@ -133,9 +137,10 @@ def attention() -> Case:
     attended = layers.MultiHeadAttention(2, 3, dropout=0.2, seed=4)(hidden, hidden, use_causal_mask=True)
     hidden = layers.LayerNormalization()(layers.Add()([hidden, attended]))
     model = keras.Model(inputs, layers.Dense(1)(layers.GlobalAveragePooling1D()(hidden)))
-    return case(model, ids, numbers(1, seed=2), fit={"sample_weight": uneven_weights(ROWS)})
+    return predicting(case(model, ids, numbers(1, seed=2), fit={"sample_weight": uneven_weights(ROWS)}))
 
 
+@rare
 def normalized_rows() -> Case:
     """Normalizations that look at one row only, and one of the kernel, whose state the forward pass moves."""
     spectral = layers.SpectralNormalization(layers.Dense(4), power_iterations=2)
@@ -153,11 +158,13 @@ def convolutions() -> Case:
     return _stack((7, 7, 2), *stack)
 
 
+@rare
 def over_time() -> Case:
     """One-dimensional kernels, and a layer applied to each step."""
     return _stack((8, 2), layers.Conv1D(3, 3, padding="causal"), layers.TimeDistributed(layers.Dense(2)), layers.MaxPooling1D())
 
 
+@rare
 def shared_table() -> Case:
     """One table looked up for two inputs: the slices of both make its gradient."""
     table = layers.Embedding(7, 3)
@@ -168,4 +175,4 @@ def shared_table() -> Case:
     return case(model, x, numbers(1, seed=2), optimizer=keras.optimizers.Adam(0.02))
 
 
-CASES = names(__name__)
+CASES, RARE = cases(__name__)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tests.exact.cases.small import ROWS, case, dense, labels, lengths, names, numbers, positive_weights, regression
+from tests.exact.cases.small import ROWS, case, cases, dense, labels, lengths, numbers, positive_weights, rare, regression
 from tests.exact.models import Case, uneven_weights
 
 
@@ -15,6 +15,7 @@ def function_of_a_sample() -> Case:
     return regression(lambda y_true, y_pred: ops.max(ops.abs(y_true - y_pred), axis=-1))
 
 
+@rare
 def function_of_a_step() -> Case:
     """A function that gives several numbers a sample: the mean is over all of them."""
     return regression(lambda y_true, y_pred: ops.square(y_true - y_pred), fit={}, outputs=3)
@@ -25,6 +26,7 @@ def mean_of_the_batch() -> Case:
     return regression(lambda y_true, y_pred: ops.mean(ops.square(y_true - y_pred)), fit={})
 
 
+@rare
 def root_of_the_batch() -> Case:
     """One number a batch that is no mean over its rows."""
     return regression(lambda y_true, y_pred: ops.sqrt(ops.mean(ops.square(y_true - y_pred))), fit={})
@@ -57,6 +59,7 @@ def dice() -> Case:
     return case(dense(3, "sigmoid"), numbers(4), y, keras.losses.Dice())
 
 
+@rare
 def dice_of_each_sample() -> Case:
     """Dice over an axis: a number a sample, which weights can weigh."""
     y = labels(2, 3, 2).astype("float64")
@@ -65,6 +68,7 @@ def dice_of_each_sample() -> Case:
     return case(model, numbers(4), y, loss, fit={"sample_weight": uneven_weights(ROWS)})
 
 
+@rare
 def tversky() -> Case:
     """Dice with unlike prices for the two kinds of error."""
     y = labels(2, 3).astype("float64")
@@ -92,6 +96,7 @@ def cosine_and_smoothing() -> Case:
     return case(model, numbers(4), y, losses, loss_weights=[2.0, 0.3])
 
 
+@rare
 def one_loss_for_all_outputs() -> Case:
     """One loss for each of two outputs, with one array of weights for both."""
     inputs = keras.Input((4,))
@@ -159,12 +164,14 @@ def mask_and_weights_of_each_step() -> Case:
     return _embedded("mse", {"sample_weight": uneven_weights(ROWS * 6).reshape(ROWS, 6)}, weighted_metrics=["mae"])
 
 
+@rare
 def mask_divided_by_weights() -> Case:
     """A mask, and a mean by the weights that it leaves."""
     loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
     return _embedded(loss, {"sample_weight": positive_weights(6)})
 
 
+@rare
 def mask_summed() -> Case:
     """A mask and a sum, which nothing divides."""
     return _embedded(keras.losses.MeanSquaredError(reduction="sum"), metrics=["mae"])
@@ -175,6 +182,7 @@ def mask_without_weights_divided_by_them() -> Case:
     return _embedded(keras.losses.MeanAbsoluteError(reduction="mean_with_sample_weight"))
 
 
+@rare
 def all_of_a_batch_masked() -> Case:
     """The second batch is masked whole: no valid entry to divide by."""
     kept = _embedded("mse", metrics=["mae"])
@@ -189,6 +197,7 @@ def an_ignored_class() -> Case:
     return case(model, numbers(6, 3), labels(4, 6), loss, keras.optimizers.SGD(0.5))
 
 
+@rare
 def pictures() -> Case:
     """A class for each pixel: a loss of [B, height, width] values, with a weight for each."""
     model = keras.Sequential([keras.Input((4, 3, 2)), layers.Conv2D(3, 2, padding="same", activation="softmax")])
@@ -221,4 +230,4 @@ def overridden_compute_loss() -> Case:
     return case(OwnLoss(), numbers(4), numbers(2, seed=2), fit={"sample_weight": uneven_weights(ROWS)})
 
 
-CASES = names(__name__)
+CASES, RARE = cases(__name__)

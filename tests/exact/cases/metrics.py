@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tests.exact.cases.small import ROWS, case, dense, labels, lengths, names, numbers, positive_weights, regression
+from tests.exact.cases.small import ROWS, case, cases, dense, labels, lengths, numbers, positive_weights, rare, regression
 from tests.exact.models import Case, LargestError, uneven_weights
 
 
@@ -25,6 +25,7 @@ def functions() -> Case:
     return regression(metrics=[of_a_sample, of_a_step, of_a_batch], weighted_metrics=[of_a_sample])
 
 
+@rare
 def names_of_functions() -> Case:
     """Names that Keras resolves by the shapes of the data."""
     fit = {"sample_weight": uneven_weights(ROWS)}
@@ -52,6 +53,7 @@ def of_errors() -> Case:
     return regression(metrics=made(), weighted_metrics=made(), fit={"sample_weight": positive_weights()})
 
 
+@rare
 def correlations() -> Case:
     """Correlations of each sample's targets and predictions."""
     chosen = [keras.metrics.PearsonCorrelation(), keras.metrics.ConcordanceCorrelation()]
@@ -81,6 +83,7 @@ def of_thresholds() -> Case:
     )
 
 
+@rare
 def of_several_labels() -> Case:
     """An area for each label, and F-scores, one of which is a vector."""
     chosen = [
@@ -162,6 +165,7 @@ def of_an_author() -> Case:
     return regression(metrics=chosen, weighted_metrics=[Spread("spread_of_weighted"), Doubled("more")], fit=fit)
 
 
+@rare
 def under_a_mask() -> Case:
     """Metrics of masked steps: Keras's function and class, with and without weights, and an area."""
     ids = np.where(lengths(6), 1 + labels(8, 6), 0)
@@ -200,4 +204,4 @@ def of_validation() -> Case:
     return regression(metrics=["mae", LargestError()], weighted_metrics=["mse", keras.metrics.R2Score()], fit=fit)
 
 
-CASES = names(__name__)
+CASES, RARE = cases(__name__)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests.exact.cases.small import ROWS, case, names, numbers, positive_weights, regression
+from tests.exact.cases.small import ROWS, case, cases, numbers, positive_weights, rare, regression
 from tests.exact.models import Case, uneven_weights
 
 LARGE = {"sample_weight": 30.0 * positive_weights()}  # so that clipping clips
@@ -17,6 +17,7 @@ def sgd_nesterov() -> Case:
     return regression(optimizer=keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True))
 
 
+@rare
 def adam_amsgrad() -> Case:
     """The largest second moment seen, which a replica's own would not be."""
     return regression(optimizer=keras.optimizers.Adam(0.02, amsgrad=True))
@@ -29,26 +30,31 @@ def adamw() -> Case:
     return regression(optimizer=optimizer)
 
 
+@rare
 def sgd_with_weight_decay() -> Case:
     """Weight decay in an optimizer that does not have it of its own."""
     return regression(optimizer=keras.optimizers.SGD(0.05, weight_decay=0.05))
 
 
+@rare
 def rmsprop() -> Case:
     """Centred second moments with momentum."""
     return regression(optimizer=keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True))
 
 
+@rare
 def adagrad() -> Case:
     """Squares that pile up."""
     return regression(optimizer=keras.optimizers.Adagrad(0.1))
 
 
+@rare
 def muon() -> Case:
     """Orthogonal updates of matrices and Adam's of the rest, with a weight decay for each."""
     return regression(optimizer=keras.optimizers.Muon(0.02, weight_decay=0.1, adam_weight_decay=0.05))
 
 
+@rare
 def adamax() -> Case:
     """Adamax's largest gradient, clipped by value."""
     return regression(optimizer=keras.optimizers.Adamax(0.02, clipvalue=0.1))
@@ -59,6 +65,7 @@ def nadam() -> Case:
     return regression(optimizer=keras.optimizers.Nadam(0.02))
 
 
+@rare
 def ftrl() -> Case:
     """Penalties inside the optimizer."""
     return regression(optimizer=keras.optimizers.Ftrl(0.1, l1_regularization_strength=0.01, l2_regularization_strength=0.01))
@@ -74,6 +81,7 @@ def adafactor() -> Case:
     return regression(optimizer=keras.optimizers.Adafactor(0.05))
 
 
+@rare
 def lamb() -> Case:
     """A trust ratio of a layer's weights and its update."""
     return regression(optimizer=keras.optimizers.Lamb(0.02))
@@ -99,6 +107,7 @@ def accumulation() -> Case:
     return regression(optimizer=keras.optimizers.Adam(0.02, gradient_accumulation_steps=2, global_clipnorm=0.5))
 
 
+@rare
 def averaged_weights() -> Case:
     """An average of the weights that the model gets at the end."""
     return regression(optimizer=keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.8))
@@ -114,12 +123,14 @@ def exponential_decay() -> Case:
     return regression(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.7)))
 
 
+@rare
 def cosine_decay_with_warm_up() -> Case:
     """A rate that rises, then falls."""
     rate = keras.optimizers.schedules.CosineDecay(0.0, 4, warmup_target=0.1, warmup_steps=2)
     return regression(optimizer=keras.optimizers.SGD(rate, momentum=0.9))
 
 
+@rare
 def scaled_loss() -> Case:
     """A scaled loss that never overflows, with clipping, which must see the unscaled gradients."""
     return regression(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05, clipnorm=0.5)), fit=LARGE)
@@ -139,6 +150,7 @@ def overflow_on_one_replica() -> Case:
     return case(model, numbers(4), y, "mse", optimizer, {"sample_weight": weights})
 
 
+@rare
 def constraints() -> Case:
     """Weights that must stay on a sphere, and some that must not be negative."""
     stack = [layers.Dense(5, "tanh", kernel_constraint="unit_norm"), layers.Dense(2, kernel_constraint="non_neg")]
@@ -146,6 +158,7 @@ def constraints() -> Case:
     return case(model, numbers(4), numbers(2, seed=2), fit={"sample_weight": uneven_weights(ROWS)})
 
 
+@rare
 def frozen_layers() -> Case:
     """A layer that is not trained, beside one the loss does not reach."""
     inputs = keras.Input((4,))
@@ -161,6 +174,7 @@ def _table(optimizer: Any) -> Case:
     return case(model, ids, numbers(1, seed=2), "mse", optimizer, {"sample_weight": uneven_weights(ROWS)})
 
 
+@rare
 def table_with_adam() -> Case:
     """A table's gradient by rows: entries that no sample of the batch touched stay, though their moments are not zero."""
     return _table(keras.optimizers.Adam(0.02))
@@ -171,9 +185,10 @@ def table_with_clipping() -> Case:
     return _table(keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.1))
 
 
+@rare
 def table_with_accumulation() -> Case:
     """A table's gradients of two batches."""
     return _table(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
 
 
-CASES = names(__name__)
+CASES, RARE = cases(__name__)

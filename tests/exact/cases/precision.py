@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests.exact.cases.small import case, names, numbers, positive_weights, regression
+from tests.exact.cases.small import case, cases, numbers, positive_weights, regression
 from tests.exact.models import Case
 
 
@@ -32,7 +32,7 @@ def pictures_turned() -> Case:
     return case(keras.Sequential([keras.Input((5, 5, 2)), *stack]), numbers(5, 5, 2), numbers(1, seed=2))
 
 
-CASES = names(__name__)  # in float32: no further from one device than four times what rounding does
+CASES, _ = cases(__name__)  # in float32: no further from one device than four times what rounding does
 
 
 def compiled_by_xla() -> Any:

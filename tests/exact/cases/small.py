@@ -42,9 +42,14 @@ def dense(outputs: int, activation: Any = None, features: int = 4) -> keras.Sequ
 
 
 def case(model: Any, x: Any, y: Any = None, loss: Any = "mse", optimizer: Any = None, fit: Any = None, **compiled: Any) -> Case:
-    """Returns the case of a model compiled with `compiled` and fitted with `fit` besides x and y."""
+    """Returns the case of a model compiled with `compiled` and fitted with `fit` besides x and y; see `predicting`."""
     model.compile(optimizer or keras.optimizers.SGD(0.05), loss, **compiled)
-    return Case(model, dict(x=x, y=y, batch_size=BATCH, epochs=EPOCHS, **(fit or {})))
+    return Case(model, dict(x=x, y=y, batch_size=BATCH, epochs=EPOCHS, **(fit or {})), predicts=False)
+
+
+def predicting(kept: Case) -> Case:
+    """Returns the case with its predictions compared too: for what acts in another way then, or has a form of its own."""
+    return kept._replace(predicts=True)
 
 
 def regression(loss: Any = "mse", optimizer: Any = None, fit: Any = None, outputs: int = 2, **compiled: Any) -> Case:
@@ -54,13 +59,19 @@ def regression(loss: Any = "mse", optimizer: Any = None, fit: Any = None, output
     return case(dense(outputs), numbers(4), y, loss, optimizer, fit, **compiled)
 
 
-def names(module: str) -> list[str]:
-    """Returns "module:function" for each of a module's own public functions that returns a case."""
-    functions = vars(sys.modules[module]).items()
-    return [
-        f"{module}:{name}"
-        for name, function in functions
+def rare(function: Any) -> Any:
+    """Marks a case that others nearly cover: `make soak` and `make parity` run it, `make test` does not."""
+    function.is_rare = True
+    return function
+
+
+def cases(module: str) -> tuple[list[str], list[str]]:
+    """Returns the module's public functions that return a case as "module:function": all of them, and the rare ones."""
+    functions = {
+        f"{module}:{name}": function
+        for name, function in vars(sys.modules[module]).items()
         if getattr(function, "__module__", None) == module
         and not name.startswith("_")
         and getattr(function, "__annotations__", {}).get("return") is Case
-    ]
+    }
+    return list(functions), [name for name, function in functions.items() if hasattr(function, "is_rare")]

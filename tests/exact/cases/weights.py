@@ -6,7 +6,19 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tests.exact.cases.small import BATCH, ROWS, case, dense, labels, lengths, names, numbers, positive_weights, regression
+from tests.exact.cases.small import (
+    BATCH,
+    ROWS,
+    case,
+    cases,
+    dense,
+    labels,
+    lengths,
+    numbers,
+    positive_weights,
+    rare,
+    regression,
+)
 from tests.exact.models import Case, uneven_weights
 
 
@@ -15,6 +27,7 @@ def one_a_sample() -> Case:
     return regression(weighted_metrics=["mae"])
 
 
+@rare
 def a_column() -> Case:
     """Weights of shape [n, 1]."""
     return regression(fit={"sample_weight": uneven_weights(ROWS)[:, None]}, weighted_metrics=["mae"])
@@ -25,6 +38,7 @@ def _steps(loss: Any, sample_weight: np.ndarray, **compiled: Any) -> Case:
     return case(model, numbers(6, 3), numbers(6, 2, seed=2), loss, fit={"sample_weight": sample_weight}, **compiled)
 
 
+@rare
 def one_a_step() -> Case:
     """Weights of shape [n, steps] on losses of that shape."""
     return _steps("mae", uneven_weights(ROWS * 6).reshape(ROWS, 6), weighted_metrics=["mse"])
@@ -46,6 +60,7 @@ def one_a_sample_on_many_steps() -> Case:
     return kept._replace(corrected={"sample_weight": spread})
 
 
+@rare
 def one_a_sample_on_one_step() -> Case:
     """Weights of shape [n] on losses of shape [n, 1], where Keras does take them for samples."""
     model = keras.Sequential([keras.Input((1, 3)), layers.Dense(2)])
@@ -53,6 +68,7 @@ def one_a_sample_on_one_step() -> Case:
     return case(model, numbers(1, 3), numbers(1, 2, seed=2), fit=fit)
 
 
+@rare
 def one_a_sample_under_a_mask() -> Case:
     """Weights of shape [n] on masked steps; stock Keras gets them as [n, steps]."""
     x = numbers(6, 3) * lengths(6)[..., None]
@@ -104,6 +120,7 @@ def zeros_in_a_batch() -> Case:
     return regression(loss, fit={"sample_weight": weights}, weighted_metrics=["mae"])
 
 
+@rare
 def zeros_everywhere() -> Case:
     """All weights are zero: only the regularizer trains."""
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2, kernel_regularizer="l2")])
@@ -127,6 +144,7 @@ def huge() -> Case:
     return regression(optimizer=keras.optimizers.SGD(0.05, clipnorm=1.0), fit={"sample_weight": weights})
 
 
+@rare
 def whole_numbers() -> Case:
     """Weights given as integers."""
     loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
@@ -141,6 +159,7 @@ def of_each_class() -> Case:
     )
 
 
+@rare
 def of_each_class_in_one_hot_rows() -> Case:
     """A weight for each class, which is the place of the one in a row."""
     fit = {"class_weight": {0: 0.2, 1: 3.0, 2: 7.0}}
@@ -156,9 +175,10 @@ def of_each_class_and_sample() -> Case:
     return kept._replace(corrected={"class_weight": None, "sample_weight": product})
 
 
+@rare
 def on_a_loss_of_one_number() -> Case:
     """One number a batch, times each weight, summed over them and divided by nothing: what stock Keras makes of it."""
     return regression(lambda y_true, y_pred: ops.mean(ops.abs(y_true - y_pred)), fit={"sample_weight": positive_weights()})
 
 
-CASES = names(__name__)
+CASES, RARE = cases(__name__)
