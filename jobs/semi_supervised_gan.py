@@ -175,7 +175,9 @@ def train(worker: service.Worker) -> dict[str, float]:
             sample_weight=[None, batch.is_known],
             class_weight=[valid_weights, label_weights],
         )
-        on_drawn = worker.train_on_batch(discriminator, images, [drawn, drawn_labels], class_weight=[valid_weights, label_weights])
+        on_drawn = worker.train_on_batch(
+            discriminator, images, [drawn, drawn_labels], class_weight=[valid_weights, label_weights]
+        )
         discriminator.trainable = False
         of_generator = worker.train_on_batch(both, batch.noise, real)
 

@@ -85,7 +85,10 @@ class Texts(NamedTuple):
 def texts(options: Options) -> tuple[Texts, Texts]:
     """Returns what to train by, and the last fifth of each package's docstrings, in one fixed shuffle each."""
     read = [
-        [[word for word in re.findall("[a-z]+", text.lower()) if word not in TOO_TELLING] for text in docstrings(package, options.docstrings)]
+        [
+            [word for word in re.findall("[a-z]+", text.lower()) if word not in TOO_TELLING]
+            for text in docstrings(package, options.docstrings)
+        ]
         for package in PACKAGES
     ]
     ends = [len(of_package) * 4 // 5 for of_package in read]

@@ -21,8 +21,12 @@ def distance(name: str) -> float:
 
 def over_way(before: list[np.ndarray], one: list[np.ndarray], other: list[np.ndarray]) -> float:
     """Returns the largest difference of `other` from `one`, over the largest way from `before` to `one`."""
-    way = max((float(np.abs(a - b).max()) for a, b in zip(before, one, strict=True)), default=0.0)
-    gap = max((float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True)), default=0.0)
+    way, gap = (
+        float(
+            np.max([np.abs(a - b).max() for a, b in zip(*pair, strict=True)])
+        )  # a NaN stays one, as in Python's max it may not
+        for pair in ((before, one), (one, other))
+    )
     return gap / way if way else gap
 
 

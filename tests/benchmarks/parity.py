@@ -66,23 +66,29 @@ def _weights(model: Any) -> list[np.ndarray]:
 
 
 class Isolated:
-    """Processes that are started anew after each error, which may have left anything behind."""
+    """Processes that are started anew where one crashed, hung, or left the others behind in an error."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._workers: Workers | None = None
 
-    def result(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Returns what the chief returned, or the name of the error."""
+    def begin(self, function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+        """Has the processes run `function(*args)` meanwhile; what is returned waits for the result, or the error's name."""
         self._workers = self._workers or Workers(self._count, "float64")
-        try:
-            return self._workers.call(function, *args)[0]
-        except WorkerFailed as failed:
-            self.stop()
-            return failed.kind
-        except EOFError:
-            self.stop()
-            return "crash"
+        results = self._workers.begin(function, *args)
+
+        def result() -> Any:
+            try:
+                return results()[0]
+            except WorkerFailed as failed:
+                if self._count > 1 or failed.kind == "TimeoutError":
+                    self.stop()
+                return failed.kind
+            except EOFError:
+                self.stop()
+                return "crash"
+
+        return result
 
     def stop(self) -> None:
         if self._workers is not None:
@@ -95,14 +101,19 @@ def rows(cases: list[str]) -> Iterator[list[str]]:
     alone, stock_replicas, legacies, replicas, workers = (Isolated(count) for count in (1, 1, 1, 1, 2))
     try:
         for case in cases:
-            expected = alone.result(stock, case)
-            mirrored = stock_replicas.result(stock, case, True)
-            old = legacies.result(legacy.distance, short(case)) if short(case) in legacy.CASES else "-"
+            begun = [
+                alone.begin(stock, case),
+                stock_replicas.begin(stock, case, True),
+                replicas.begin(ours, case, True),
+                workers.begin(ours, case),
+                legacies.begin(legacy.distance, short(case)) if short(case) in legacy.CASES else lambda: "-",
+            ]
+            expected, mirrored, *both, old = [result() for result in begun]
             yield [
                 short(case),
                 *(moved(expected, mirrored), logged(expected, mirrored)),
                 old if isinstance(old, str) else figure(old),
-                *(moved(expected, each.result(ours, case, on)) for each, on in ((replicas, True), (workers, False))),
+                *(moved(expected, result) for result in both),
             ]
     finally:
         for each in (alone, stock_replicas, legacies, replicas, workers):
@@ -139,13 +150,16 @@ def machine_facts() -> str:
 
 
 def main() -> None:
-    every = [case for module in MODULES for case in module.CASES]
     parser = argparse.ArgumentParser(description="How far several replicas end from one device, case by case.")
     parser.add_argument("--cases", default="", metavar="PART,PART", help="only those whose name has one of these parts")
-    wanted = parser.parse_args().cases.split(",")
+    parser.add_argument("--rare", action="store_true", help="those too that only make soak tests")
+    options = parser.parse_args()
+    rare = {case for module in MODULES[1:] for case in module.RARE} if not options.rare else set()
+    cases = [case for module in MODULES for case in module.CASES if case not in rare]
+    wanted = options.cases.split(",")
     print(machine_facts(), end="\n\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
-    for row in rows([case for case in every if any(part in short(case) for part in wanted)]):
+    for row in rows([case for case in cases if any(part in short(case) for part in wanted)]):
         print(f"| {' | '.join(row)} |", flush=True)
 
 

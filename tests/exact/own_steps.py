@@ -8,7 +8,13 @@ import tensorflow as tf
 from keras import layers, ops
 
 import service
+from service.attempt import Attempt
+from service.cluster import strategy
+from service.cluster.notice import Notice
+from service.run import Run
+from service.storage.store import Store
 from service.training import state
+from tests.attempts import Interrupt, Interrupted
 from tests.exact import own_models, parity
 from tests.exact.steps import Logs, index
 
@@ -116,3 +122,17 @@ def local_statistics(count: int) -> float:
     by_hand.layers[0].moving_mean.assign(statistics[0])
     by_hand.layers[0].moving_variance.assign(statistics[1])
     return parity.largest(by_hand.get_weights(), ours.get_weights())
+
+
+def attempt(url: str, moment: tuple[str, int, int] | None) -> Any:
+    """Makes one attempt at a run of the adversaries; returns what it left. Collective: every worker calls this."""
+    keras.utils.set_random_seed(5)
+    made = Attempt(Run("test", storage=url, seed=5, save_every_steps=2), Store(url), strategy.connect(), Notice())
+    case = own_models.adversaries()
+    try:
+        history = made.fit(case.model, **case.arguments, verbose=0, callbacks=[Interrupt(moment)])
+    except Interrupted as interrupted:
+        made.abandon()
+        return str(interrupted)
+    made.finish(None, {})
+    return history.history, _values(case.model)

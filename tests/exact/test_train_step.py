@@ -98,3 +98,15 @@ def test_learning_rates_of_every_optimizer_must_agree(two):
 def test_local_statistics_normalize_each_replica_s_rows_and_move_alike(three):
     # 8 rows on 3 workers: 2, 3 and 3.
     assert max(three.call(own_steps.local_statistics, 3)) <= 1e-12
+
+
+def test_a_run_with_two_optimizers_goes_on_to_the_same_bits(two, tmp_path):
+    moment = ("batch_end", 1, 2)
+    whole = two.call(own_steps.attempt, str(tmp_path / "whole"), None)
+    assert two.call(own_steps.attempt, str(tmp_path / "cut"), moment) == [str(moment)] * 2
+    for (history, values), (expected, others) in zip(
+        two.call(own_steps.attempt, str(tmp_path / "cut"), None), whole, strict=True
+    ):
+        assert history == expected
+        for value, other in zip(values, others, strict=True):
+            np.testing.assert_array_equal(value, other)

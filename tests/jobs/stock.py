@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 import service
+from service.cluster import strategy
 from service.cluster.notice import Notice
 from service.errors import JobFailed
 from service.storage.store import Store
@@ -84,9 +85,12 @@ class Watched:
             yield step
 
 
-def by_stock(job: Callable[[Any], Any], folder: str, options: dict[str, Any], fit: dict[str, Any] | None = None) -> dict[str, Any]:
+def by_stock(
+    job: Callable[[Any], Any], folder: str, options: dict[str, Any], fit: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Returns what the job returned and the weights it trained, by stock Keras; `fit` is added to fit's arguments."""
     keras.utils.set_random_seed(5)
+    strategy.be_deterministic()
     worker = Watched(Stock(folder, 5, options), fit or {}, None)
     return _left(job(worker), worker.models)
 

@@ -24,7 +24,7 @@ def test_the_words_are_real_ones_each_once_and_the_same_every_time():
 
 
 def test_the_vowels_are_put_back_as_stock_keras_puts_them(one, tmp_path):
-    options, fit = {"epochs": 4, "docstrings": 150}, {"shuffle": False}
+    options, fit = {"epochs": 3, "docstrings": 150}, {"shuffle": False}
     (keras_s,) = one.call(stock.by_stock, train, str(tmp_path / "stock"), options, fit)
     (ours,) = one.call(stock.by_service, train, str(tmp_path / "ours"), options, fit)
     mine, expected = ours["returned"], keras_s["returned"]

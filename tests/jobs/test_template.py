@@ -23,6 +23,8 @@ def test_a_copy_is_a_command_that_tells_the_wines_apart(tmp_path):
     assert pathlib.Path(url) == tmp_path / "runs" / "mine-1" or url.endswith("runs/mine-1")
     x, y = template.data()
     held_out = slice(int(0.8 * len(y)), None)
-    measured = service.load_model(str(tmp_path / "runs" / "mine-1")).evaluate(x[held_out], y[held_out], verbose=0, return_dict=True)
+    measured = service.load_model(str(tmp_path / "runs" / "mine-1")).evaluate(
+        x[held_out], y[held_out], verbose=0, return_dict=True
+    )
     assert measured["accuracy"] > 0.9
     assert f"val_accuracy {measured['accuracy']:.5g}" in metrics

@@ -34,7 +34,7 @@ def run_script(path: str) -> dict:
         names.update(runpy.run_path(path))
         return names["history"]
 
-    return {**stock.by_stock(job, "", {}), "weights": names["model"].get_weights()}
+    return {**stock.by_stock(job, "unused", {}), "weights": names["model"].get_weights()}
 
 
 def run_job(folder: str) -> dict:
@@ -50,7 +50,7 @@ def test_the_change_is_about_ten_lines():
     assert sum(line[:1] == "-" for line in DIFF) <= 5
 
 
-def test_both_sides_train_to_the_same_numbers(one, tmp_path, monkeypatch):
+def test_both_sides_train_to_the_same_numbers(one, tmp_path):
     (tmp_path / "cancer.py").write_text(short(SCRIPT).replace('"cancer.keras"', repr(str(tmp_path / "cancer.keras"))))
     (tmp_path / "cancer_job.py").write_text(short(JOB))
     (script,) = one.call(run_script, str(tmp_path / "cancer.py"))
@@ -63,5 +63,7 @@ def test_both_sides_train_to_the_same_numbers(one, tmp_path, monkeypatch):
 
 
 def test_the_job_s_last_lines_are_a_run():
-    (run,) = [node for node in ast.walk(ast.parse(JOB)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "service.Run"]
+    (run,) = [
+        node for node in ast.walk(ast.parse(JOB)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "service.Run"
+    ]
     assert service.Run(**{word.arg: ast.literal_eval(word.value) for word in run.keywords}).workers == 2

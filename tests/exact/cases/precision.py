@@ -18,8 +18,8 @@ def bfloat16() -> Case:
 def float16() -> Case:
     """Matrix products in float16 under Keras's own loss scale.
 
-    The slope of the eighth row is 2 * 300 / 16 times its weight, which times the scale 2**15 is more than a float16 holds,
-    so all replicas skip the first batch of an epoch and halve the scale.
+    The slope of the eighth row is about 2 * 300 / 16, which times the scale 2**15 is more than a float16 holds, 2**16: all
+    replicas skip that step and halve the scale.
     """
     y = numbers(2, seed=2)
     y[7] = 300.0

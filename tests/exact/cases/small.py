@@ -60,7 +60,7 @@ def regression(loss: Any = "mse", optimizer: Any = None, fit: Any = None, output
 
 
 def rare(function: Any) -> Any:
-    """Marks a case that others nearly cover: `make soak` and `make parity` run it, `make test` does not."""
+    """Marks a case that others nearly cover: `make soak` runs it, `make test` does not."""
     function.is_rare = True
     return function
 
