@@ -91,8 +91,7 @@ class Attempt:
         if self._is_chief:
             result = {"epochs": self._epochs, "stopped": bool(model.stop_training), "history": self._history}
             self._saver.append("stage", {"stage": number, "result": result})
-            self.store.write(layout.model_json(number), json.dumps(models.describe(model), indent=1).encode())
-            self.store.write(layout.model(number), models.to_bytes(model))
+            self._leave_model(model, number)
             self._views.close()
         return history
 
@@ -160,6 +159,14 @@ class Attempt:
             if self._is_leaving:
                 self._saver.leave(f"step {step + 1} of {total}")
         self._saver.append("stage", {"stage": number, "result": {"epochs": total, "stopped": False, "history": {}}})
+        if self._is_chief:
+            for name, model in trained.items():
+                self._leave_model(model, number, name)
+
+    def _leave_model(self, model: Any, number: int, name: str = "") -> None:
+        """Writes the finished model where `load_model` finds it."""
+        self.store.write(layout.model_json(number, name), json.dumps(models.describe(model), indent=1).encode())
+        self.store.write(layout.model(number, name), models.to_bytes(model))
 
     def _newest(self, number: int, end: int, any_kind: bool = False) -> tuple[bool, restore.Restored | None]:
         """Returns whether an earlier attempt trained all of the stage, and the checkpoint to take up, the same on all workers.

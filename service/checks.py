@@ -4,6 +4,7 @@ import dis
 import functools
 import operator
 import types
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,16 @@ def check_compiled(model: Any, method: str) -> None:
     check_model(model, method)
     if not model.compiled:
         raise ModelInvalid(f'The model "{model.name}" is not compiled. Call model.compile(...) before {method}.')
+
+
+def warn_if_nothing_trains(model: Any) -> None:
+    """Warns, as Keras does, of a model whose weights are all frozen."""
+    if model.built and not model.trainable_variables:
+        warnings.warn(
+            f'The model "{model.name}" has no weights to train: set `trainable = True` before its steps. Keras 3 trains what '
+            "is trainable at the step; Keras 2 trained what was when compile was called.",
+            stacklevel=4,
+        )
 
 
 def check_targets(model: Any, data: Arrays) -> None:

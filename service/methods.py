@@ -9,7 +9,15 @@ import keras
 import tensorflow as tf
 
 from service import given, keras2, moments
-from service.checks import check_alike, check_compiled, check_losses, check_model, check_targets, check_variables_alike
+from service.checks import (
+    check_alike,
+    check_compiled,
+    check_losses,
+    check_model,
+    check_targets,
+    check_variables_alike,
+    warn_if_nothing_trains,
+)
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.data import weights
@@ -91,6 +99,7 @@ def fit(
     """
     check_compiled(model, "fit")
     check_losses(model)
+    warn_if_nothing_trains(model)
     group, council = _surroundings(model)
     seed = stage.seed if stage else _seed(council)
     plan, rows = given.training(
@@ -198,6 +207,7 @@ def train_on_batch(
     """
     check_compiled(model, "train_on_batch")
     check_losses(model)
+    warn_if_nothing_trains(model)
     weight = weights.weighed(model, x, y, sample_weight, class_weight)
     source = Arrays(x, y, weight)
 

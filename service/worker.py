@@ -87,7 +87,8 @@ class Worker:
 
         Args:
             total: how many steps there are.
-            models: the compiled models that the loop trains, by any names.
+            models: the compiled models that the loop trains, by any names; each ends as model-NAME.keras, which
+                `service.load_model(f"{result.url}/model-NAME.keras")` opens.
             every: steps between checkpoints; the last step is saved too.
         """
         return self._attempt.steps(total, models, every)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import service
 from service.storage.commits import CommitLog
 from service.storage.store import Store
 from tests import attempts
@@ -104,6 +105,7 @@ def test_a_loop_written_by_hand_goes_on_where_it_was(two, tmp_path):
     for mine, other in zip(two.call(attempts.alternate, str(tmp_path / "cut"), None), uninterrupted, strict=True):
         same(mine, other)
     assert two.call(attempts.alternate, str(tmp_path / "cut"), None)[0]["losses"] == []
+    assert [layer.name for layer in service.load_model(f"{tmp_path}/cut/model-both.keras").layers]
 
 
 @pytest.mark.parametrize(

@@ -137,3 +137,11 @@ def own_loop():
     made = OwnLoop(inputs, keras.layers.Dense(1)(inputs))
     made.compile("sgd", "mse")
     return made
+
+
+def test_a_model_that_is_frozen_says_so():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.trainable = False
+    with pytest.warns(UserWarning, match="no weights to train: set `trainable = True` before its steps"):
+        service.train_on_batch(model, np.ones((2, 2)), np.ones((2, 1)))

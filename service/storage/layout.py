@@ -54,14 +54,14 @@ def history_csv(stage: int = 1) -> str:
     return f"{_stage(stage)}history.csv"
 
 
-def model(stage: int = 1) -> str:
-    """Returns the path of the model that a stage leaves."""
-    return f"{_stage(stage)}model.keras"
+def model(stage: int = 1, name: str = "") -> str:
+    """Returns the path of the model that a stage leaves, or of the one of that name where it trains several."""
+    return f"{_stage(stage)}model{name and '-'}{name}.keras"
 
 
-def model_json(stage: int = 1) -> str:
-    """Returns the path of what a stage's model needs to be loaded."""
-    return f"{_stage(stage)}model.json"
+def model_json(stage: int = 1, name: str = "") -> str:
+    """Returns the path of what that model needs to be loaded."""
+    return f"{_stage(stage)}model{name and '-'}{name}.json"
 
 
 def _stage(stage: int) -> str:
