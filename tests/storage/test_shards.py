@@ -87,7 +87,9 @@ def test_a_file_of_another_size_is_not_even_read(memory):
     assert [name for name, _ in place.calls] == ["size", "size"]
 
 
-@pytest.mark.parametrize("tensor", [np.array(["text"]), np.array([object()]), np.array([1], ">i4"), np.array([1j])], ids=str)
+@pytest.mark.parametrize(
+    "tensor", [np.array(["text"]), np.array([object()]), np.array([1], ">i4"), np.array([1j])], ids=lambda t: str(t.dtype)
+)
 def test_text_objects_and_foreign_byte_orders_are_refused_before_anything_is_written(tensor, memory):
     with pytest.raises(TypeError, match='tensor "name" has dtype'):
         shards.write_shards(memory, "a1", {"ok": np.ones(1), "name": tensor}, [Piece("ok", 0, 1), Piece("name", 0, 1)])
