@@ -119,7 +119,10 @@ def _reduce(
         values, sample_weight = squeeze_or_expand_to_same_rank(values, sample_weight)
         values = values * sample_weight
     numerator = tf.reduce_sum(values)
-    if reduction in (None, "none", "sum"):
+    if reduction in (None, "none"):
+        replica.unreduced = denominator
+        return numerator
+    if reduction == "sum":
         return numerator
     return tf.math.divide_no_nan(numerator, denominator)
 
@@ -212,7 +215,7 @@ def _clear(original: Any, replica: Replica, layer: Any) -> None:
 
 def _record(original: Any, replica: Replica, value: Any) -> Any:
     """Keras calls this once for each output's loss, when it writes that loss down."""
-    replica.output_losses.append(value)
+    replica.output_losses.append(replica.logged(value))
     return value
 
 

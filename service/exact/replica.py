@@ -25,6 +25,7 @@ class Replica:
         takes_own_step: whether the model's own train_step or test_step runs, which reads metrics and applies gradients itself.
         output_trackers: ids of the metrics in which Keras keeps the outputs' losses.
         updates: what metrics were updated with and the other replicas have not heard of, see `metrics`.
+        unreduced: [] how many values a loss without reduction has in the global batch; None where there is no such loss.
         results: what metrics gave; they are global numbers.
         averaged: variables that each replica moved by its own rows, see `normalization`.
         applied: the optimizers that a step applies and their variables, in a rehearsal, which only finds out; else None.
@@ -39,6 +40,7 @@ class Replica:
         self.output_losses: list[Any] = []
         self.added_losses: list[tuple[Any, Any]] = []
         self.assumptions: list[str] = []
+        self.unreduced: Any = None
         self.takes_own_step = False
         self.output_trackers = frozenset(id(metric) for metric in output_trackers)
         self.updates: list[Any] = []
@@ -49,6 +51,10 @@ class Replica:
     @property
     def is_alone(self) -> bool:
         return self.group.size == 1
+
+    def logged(self, loss: Any) -> Any:
+        """Returns the loss as Keras writes it down: of one that is not reduced the gradient is the sum's, the log the mean."""
+        return loss if self.unreduced is None else loss / tf.cast(self.unreduced, loss.dtype)
 
     def share(self, dtype: Any) -> Any:
         """Returns [] this replica's share b_r / B of the global batch."""

@@ -76,7 +76,7 @@ class Loss:
         specs = [tf.TensorSpec(v.shape, v.dtype) for v in values]
         expected = whole.get_concrete_function(signature, tf.TensorSpec(weight_sums.shape, weight_sums.dtype), specs)
         alone, together = (
-            float(tf.reduce_sum(expected([*map(tf.constant, flat)], tf.constant(weight_sums), [*values]))),
+            float(tf.reduce_mean(expected([*map(tf.constant, flat)], tf.constant(weight_sums), [*values]))),
             float(loss),
         )
         tolerance = _TOLERANCES.get(self._step.model.compute_dtype, _HALF_PRECISION)

@@ -85,7 +85,7 @@ class Step:
         local = gradients.of(tape, scaled, variables)
         parts = (gradients.parts(replica, local), normalization.averages(replica))
         metrics.update_compiled(model, replica, y, y_pred, sample_weight)
-        told = (self._control(numbers), loss, replica.output_losses, self._contributions(replica))
+        told = (self._control(numbers), replica.logged(loss), replica.output_losses, self._contributions(replica))
         (parts, averages), (control, loss, outputs, sums) = self.group.sum_nested((parts, told))
         normalization.settle(replica, averages)
         grads = gradients.whole(replica, local, parts)
@@ -103,7 +103,7 @@ class Step:
             y_pred = self.call(x, training=False)
             loss = self.model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False)
         metrics.update_compiled(self.model, replica, y, y_pred, sample_weight)
-        return self.group.sum_nested((loss, replica.output_losses, self._contributions(replica)))
+        return self.group.sum_nested((replica.logged(loss), replica.output_losses, self._contributions(replica)))
 
     def _predict(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         outputs, sums = self.group.run(self._predict_replica, flat, numbers, weight_sums)

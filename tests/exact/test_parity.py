@@ -18,17 +18,8 @@ def short(case):
     return case.removeprefix("tests.exact.").removeprefix("cases.").replace(":", ".")
 
 
-# Where ours is not yet stock Keras's, and why.
-KNOWN = {
-    "losses.reduction_none": "ours logs the sum over the batch, stock Keras the mean over its samples; the weights agree",
-}
-
-
 def marked(case, is_rare):
-    marks = [pytest.mark.soak] if is_rare else []
-    if short(case) in KNOWN:
-        marks.append(pytest.mark.xfail(strict=True, raises=AssertionError, reason=KNOWN[short(case)]))
-    return pytest.param(case, marks=marks, id=short(case))
+    return pytest.param(case, marks=[pytest.mark.soak] if is_rare else [], id=short(case))
 
 
 CASES = [marked(case, False) for case in models.CASES]
@@ -58,7 +49,11 @@ def oracle():
     oracle.stop()
 
 
-@pytest.fixture(scope="module", params=["2 replicas", "2 workers", "3 workers"])
+# A last batch of one row idles a replica of two as well; with three, the many cases are `make soak`'s.
+MANY = pytest.param("3 workers", marks=pytest.mark.soak)
+
+
+@pytest.fixture(scope="module", params=["2 replicas", "2 workers", MANY])
 def ours(request):
     """Begins a case on so many replicas and returns what waits for the end of it."""
     count, what = request.param.split()
@@ -90,16 +85,18 @@ test_a_few_small_cases_put_together_by_chance_end_where_one_device_does = drawin
 test_many_small_cases_put_together_by_chance_end_where_one_device_does = pytest.mark.soak(drawing(150))
 
 
-@pytest.fixture(scope="module")
-def alone():
-    workers = Workers(1, "float64")
+@pytest.fixture(scope="module", params=[1, 3], ids="{} workers".format)
+def others(request):
+    workers = Workers(request.param, "float64")
     yield workers
     workers.stop()
 
 
 @pytest.mark.parametrize("case", [*models.CASES, precision.JIT], ids=short)
-def test_one_worker_ends_where_one_device_does(alone, oracle, case):
-    result = alone.begin(parity.ours, case)
+def test_one_and_three_workers_end_where_one_device_does(others, oracle, case):
+    if case == precision.JIT and others.count > 1:
+        return  # only a step alone is compiled by XLA
+    result = others.begin(parity.ours, case)
     assert max(parity.difference(oracle(parity.stock, case), result()[0])) <= FLOAT64
 
 
@@ -110,7 +107,7 @@ def oracle_in_float32():
     oracle.stop()
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids="{} workers".format)
+@pytest.fixture(scope="module", params=[3], ids="{} workers".format)
 def single(request):
     workers = Workers(request.param, "float32")
     yield workers

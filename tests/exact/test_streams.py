@@ -36,13 +36,10 @@ def test_evaluation_and_predictions_are_one_device_s(two, kind):
 
 
 RESUMED = {
-    "tf.data": ("batch_begin", 1, 3),
     "tf.data, shuffled": ("batch_end", 2, 2),
     "tf.data, epochs inside a pass": ("batch_end", 2, 1),
-    "PyDataset": ("batch_end", 1, 3),
     "PyDataset, reordered": ("batch_end", 2, 3),
     "generator": ("batch_end", 1, 2),
-    "arrays, epochs inside a pass": ("batch_end", 3, 1),
 }
 
 
