@@ -49,11 +49,12 @@ def oracle():
     oracle.stop()
 
 
-# A last batch of one row idles a replica of two as well; with three, the many cases are `make soak`'s.
-MANY = pytest.param("3 workers", marks=pytest.mark.soak)
+# A last batch of one row idles a worker of two as well. Of three workers, and of replicas in one process, `make test`
+# runs the models of the first list, and `make soak` every case.
+MANY = [pytest.param(group, marks=pytest.mark.soak) for group in ("2 replicas", "3 workers")]
 
 
-@pytest.fixture(scope="module", params=["2 replicas", "2 workers", MANY])
+@pytest.fixture(scope="module", params=["2 workers", *MANY])
 def ours(request):
     """Begins a case on so many replicas and returns what waits for the end of it."""
     count, what = request.param.split()
@@ -85,19 +86,26 @@ test_a_few_small_cases_put_together_by_chance_end_where_one_device_does = drawin
 test_many_small_cases_put_together_by_chance_end_where_one_device_does = pytest.mark.soak(drawing(150))
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids="{} workers".format)
+@pytest.fixture(scope="module", params=["2 replicas", "1 workers", "3 workers"])
 def others(request):
-    workers = Workers(request.param, "float64")
-    yield workers
+    """As `ours`, of which one process serves two."""
+    count, what = request.param.split()
+    workers = Workers(1 if what == "replicas" else int(count), "float64")
+    yield lambda case: workers.begin(parity.ours_on_replicas if what == "replicas" else parity.ours, case)
     workers.stop()
 
 
-@pytest.mark.parametrize("case", [*models.CASES, precision.JIT], ids=short)
-def test_one_and_three_workers_end_where_one_device_does(others, oracle, case):
-    if case == precision.JIT and others.count > 1:
-        return  # only a step alone is compiled by XLA
-    result = others.begin(parity.ours, case)
+@pytest.mark.parametrize("case", models.CASES, ids=short)
+def test_other_groups_end_where_one_device_does(others, oracle, case):
+    result = others(case)
     assert max(parity.difference(oracle(parity.stock, case), result()[0])) <= FLOAT64
+
+
+def test_a_step_compiled_by_xla_ends_where_stock_keras_s_does(oracle):
+    alone = Workers(1, "float64")
+    result = alone.begin(parity.ours, precision.JIT)
+    assert max(parity.difference(oracle(parity.stock, precision.JIT), result()[0])) <= FLOAT64
+    alone.stop()
 
 
 @pytest.fixture(scope="module")

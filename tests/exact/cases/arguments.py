@@ -40,6 +40,7 @@ def validation_now_and_then() -> Case:
     return _changed(regression(fit=fit, metrics=["mae"]), epochs=3)
 
 
+@rare
 def validation_after_named_epochs() -> Case:
     """Validation after the first and third of three epochs."""
     return _changed(regression(fit={"validation_data": _held_out(), "validation_freq": [1, 3]}), epochs=3)
@@ -83,6 +84,7 @@ def inputs_in_a_list() -> Case:
     return case(model, [numbers(4), labels(5, 2)], numbers(2, seed=2), fit={"sample_weight": uneven_weights(ROWS)})
 
 
+@rare
 def inputs_in_a_dict() -> Case:
     """Inputs and targets by name, out of order."""
     one, other = keras.Input((4,), name="one"), keras.Input((2,), name="other")

@@ -29,6 +29,7 @@ def statistics_under_a_mask() -> Case:
     return _stack((6, 3), layers.Masking(), layers.BatchNormalization(momentum=0.7), x=x)
 
 
+@rare
 def statistics_synchronized() -> Case:
     """BatchNormalization that asks for synchronized statistics, of pictures."""
     normalized = layers.BatchNormalization(momentum=0.7, synchronized=True)
@@ -73,6 +74,7 @@ def both_directions() -> Case:
     return _stack((6, 3), layers.Masking(), layers.Bidirectional(layers.LSTM(2, seed=1)), x=x)
 
 
+@rare
 def random_flips_and_zooms() -> Case:
     """Pictures flipped, sheared and zoomed at random inside the model."""
     stack = [layers.RandomFlip(seed=1), layers.RandomShear(0.2, 0.2, seed=2), layers.RandomZoom(0.3, seed=3)]
@@ -124,6 +126,7 @@ class RareDraws(layers.Layer):
         return 0.1 * (inputs * scales + counts + ops.sum(classes, axis=-1, keepdims=True))
 
 
+@rare
 def rare_draws_of_an_author() -> Case:
     """keras.random's categorical, gamma, beta and binomial in a layer."""
     return _stack((4,), layers.Dense(5, "tanh"), RareDraws())

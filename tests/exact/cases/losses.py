@@ -75,6 +75,7 @@ def tversky() -> Case:
     return case(dense(3, "sigmoid"), numbers(4), y, keras.losses.Tversky(alpha=0.3, beta=0.7))
 
 
+@rare
 def f_score() -> Case:
     """An author's class that gives one number for the batch: one minus a smooth F-score of each class."""
 
@@ -86,6 +87,7 @@ def f_score() -> Case:
     return case(dense(3, "sigmoid"), numbers(4), labels(2, 3).astype("float64"), FScore())
 
 
+@rare
 def cosine_and_smoothing() -> Case:
     """Two outputs in a list, one loss of an angle and one with smoothed labels, with a list of loss weights."""
     inputs = keras.Input((4,))
@@ -177,6 +179,7 @@ def mask_summed() -> Case:
     return _embedded(keras.losses.MeanSquaredError(reduction="sum"), metrics=["mae"])
 
 
+@rare
 def mask_without_weights_divided_by_them() -> Case:
     """A mask alone is the weights that "mean_with_sample_weight" divides by."""
     return _embedded(keras.losses.MeanAbsoluteError(reduction="mean_with_sample_weight"))
@@ -190,6 +193,7 @@ def all_of_a_batch_masked() -> Case:
     return kept
 
 
+@rare
 def an_ignored_class() -> Case:
     """The loss itself masks the steps of one class."""
     model = keras.Sequential([keras.Input((6, 3)), layers.Dense(4)])

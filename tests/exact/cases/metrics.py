@@ -37,6 +37,7 @@ def names_of_functions() -> Case:
     )
 
 
+@rare
 def of_errors() -> Case:
     """Stock classes of regression, of which R2 and the root are no sums of what they report."""
 
@@ -108,6 +109,7 @@ def of_classes() -> Case:
     )
 
 
+@rare
 def of_segments() -> Case:
     """MeanIoU over the steps of sequences, with an ignored class."""
     model = keras.Sequential([keras.Input((5, 3)), layers.Dense(4, "softmax")])

@@ -60,6 +60,7 @@ def adamax() -> Case:
     return regression(optimizer=keras.optimizers.Adamax(0.02, clipvalue=0.1))
 
 
+@rare
 def nadam() -> Case:
     """Adam with a schedule of momentum that is a variable."""
     return regression(optimizer=keras.optimizers.Nadam(0.02))
@@ -71,11 +72,13 @@ def ftrl() -> Case:
     return regression(optimizer=keras.optimizers.Ftrl(0.1, l1_regularization_strength=0.01, l2_regularization_strength=0.01))
 
 
+@rare
 def lion() -> Case:
     """Only the sign of a moment: a gradient of another sign moves a weight the other way."""
     return regression(optimizer=keras.optimizers.Lion(0.01))
 
 
+@rare
 def adafactor() -> Case:
     """Second moments kept as rows and columns, and an update scaled by its root mean square."""
     return regression(optimizer=keras.optimizers.Adafactor(0.05))
@@ -118,6 +121,7 @@ def averaged_weights_that_overwrite() -> Case:
     return regression(optimizer=keras.optimizers.Adam(0.02, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=2))
 
 
+@rare
 def exponential_decay() -> Case:
     """A rate that falls with the steps."""
     return regression(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.7)))

@@ -49,6 +49,7 @@ def one_a_step_divided_by_their_sum() -> Case:
     return _steps(keras.losses.MeanSquaredError(reduction="mean_with_sample_weight"), positive_weights(6))
 
 
+@rare
 def one_a_sample_on_many_steps() -> Case:
     """Weights of shape [n] on losses of shape [n, steps] weigh all steps of a sample.
 
@@ -93,6 +94,7 @@ def a_list() -> Case:
     return _two_outputs(list, y, loss, weights, weighted_metrics=[["mae"], ["mse"]])
 
 
+@rare
 def a_dict() -> Case:
     """Weights by the outputs' names."""
     y = {"a": numbers(2, seed=2), "b": numbers(1, seed=3)}
@@ -112,6 +114,7 @@ def zeros_on_one_replica() -> Case:
     return regression(loss, fit={"sample_weight": weights}, weighted_metrics=["mae"])
 
 
+@rare
 def zeros_in_a_batch() -> Case:
     """No row of the second batch weighs anything, nor does the last row."""
     weights = positive_weights()
@@ -137,6 +140,7 @@ def negative() -> Case:
     return regression(loss, fit={"sample_weight": weights})
 
 
+@rare
 def huge() -> Case:
     """One weight of a thousand million, under clipping."""
     weights = np.ones(ROWS)
