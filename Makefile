@@ -14,7 +14,7 @@ train: $(READY)  ## run the main job on two workers
 	$(BIN)/python -m jobs.digits_vae --workers 2 --storage runs --name vae-1
 
 test: $(READY)  ## run every test
-	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not soak"
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

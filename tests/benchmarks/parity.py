@@ -10,6 +10,7 @@ Stock Keras runs in processes of its own, which may crash or hang. Nothing here 
 """
 
 import argparse
+import contextlib
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -32,33 +33,25 @@ COLUMNS = ("case", "Keras 3, 2 replicas", "its loss", "tf_keras, 2 replicas", "o
 Result = tuple[list[np.ndarray], list[np.ndarray], list[float]]
 
 
-class Before(keras.callbacks.Callback):
-    """Keeps the trainable weights as they are before the first step."""
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.weights = _weights(self.model)
-
-
 def stock(name: str, on_replicas: bool = False) -> Result:
     """Returns the weights before and after stock Keras trained, and the losses of the epochs."""
-    return _trained(keras.Model.fit, name, on_replicas, {"is_stock": True})
+    return _trained(keras.Model.fit, name, on_replicas, is_stock=True)
 
 
 def ours(name: str, on_replicas: bool = False) -> Result:
     """The same with service.fit. Collective: every worker calls this."""
-    return _trained(service.fit, name, on_replicas, {})
+    return _trained(service.fit, name, on_replicas, is_stock=False)
 
 
-def _trained(fit: Callable[..., Any], name: str, on_replicas: bool, options: dict[str, bool]) -> Result:
-    before = Before()
-    if on_replicas:
-        with parity.mirrored().scope():
-            case = parity.made(name)
-    else:
+def _trained(fit: Callable[..., Any], name: str, on_replicas: bool, is_stock: bool) -> Result:
+    with parity.mirrored().scope() if on_replicas else contextlib.nullcontext():
         case = parity.made(name)
-    corrected = case.corrected if options else {}
-    history = fit(case.model, **{**case.arguments, **corrected}, shuffle=False, verbose=0, callbacks=[before]).history
-    return before.weights, _weights(case.model), history["loss"]
+        if not case.model.built:
+            case.model(keras.tree.map_structure(lambda array: array[:1], case.arguments["x"]))
+    before = _weights(case.model)
+    arguments = {**case.arguments, **(case.corrected if is_stock else {})}
+    history = fit(case.model, **arguments, shuffle=False, verbose=0).history
+    return before, _weights(case.model), history["loss"]
 
 
 def _weights(model: Any) -> list[np.ndarray]:
@@ -152,11 +145,8 @@ def machine_facts() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="How far several replicas end from one device, case by case.")
     parser.add_argument("--cases", default="", metavar="PART,PART", help="only those whose name has one of these parts")
-    parser.add_argument("--rare", action="store_true", help="those too that only make soak tests")
-    options = parser.parse_args()
-    rare = {case for module in MODULES[1:] for case in module.RARE} if not options.rare else set()
-    cases = [case for module in MODULES for case in module.CASES if case not in rare]
-    wanted = options.cases.split(",")
+    wanted = parser.parse_args().cases.split(",")
+    cases = [case for module in MODULES for case in module.CASES]
     print(machine_facts(), end="\n\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for row in rows([case for case in cases if any(part in short(case) for part in wanted)]):

@@ -49,7 +49,7 @@ def oracle():
     oracle.stop()
 
 
-# A last batch of one row idles a worker of two as well. Of three workers, and of replicas in one process, `make test`
+# A last batch of one row idles a worker of two as well. On three workers, and on replicas in one process, `make test`
 # runs the models of the first list, and `make soak` every case.
 MANY = [pytest.param(group, marks=pytest.mark.soak) for group in ("2 replicas", "3 workers")]
 
@@ -86,7 +86,7 @@ test_a_few_small_cases_put_together_by_chance_end_where_one_device_does = drawin
 test_many_small_cases_put_together_by_chance_end_where_one_device_does = pytest.mark.soak(drawing(150))
 
 
-@pytest.fixture(scope="module", params=["2 replicas", "1 workers", "3 workers"])
+@pytest.fixture(scope="module", params=["2 replicas", "3 workers"])
 def others(request):
     """As `ours`, of which one process serves two."""
     count, what = request.param.split()

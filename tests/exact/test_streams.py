@@ -16,7 +16,10 @@ def two():
     workers.stop()
 
 
-@pytest.mark.parametrize("kind", streams.COMPARED)
+RARE = ("tf.data, endless", "PyDataset, threads", "arrays, epochs inside a pass")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.soak] * (kind in RARE)) for kind in streams.COMPARED])
 def test_two_workers_end_where_one_device_does(two, kind):
     found = two.call(streams.compare, kind)[0]
     print(kind, found)
@@ -37,7 +40,6 @@ def test_evaluation_and_predictions_are_one_device_s(two, kind):
 
 RESUMED = {
     "tf.data, shuffled": ("batch_end", 2, 2),
-    "tf.data, epochs inside a pass": ("batch_end", 2, 1),
     "PyDataset, reordered": ("batch_end", 2, 3),
     "generator": ("batch_end", 1, 2),
 }

@@ -43,14 +43,14 @@ def test_two_workers_end_where_one_device_does(two, case):
     assert max(difference) <= FLOAT64
 
 
-@pytest.mark.parametrize("case", ["trackers", "in_a_layer", "scaled"])
+@pytest.mark.parametrize("case", ["trackers", pytest.param("in_a_layer", marks=pytest.mark.soak), "scaled"])
 def test_two_replicas_in_one_process_end_where_one_device_does(one, case):
     difference = one.call(parity.compare, f"tests.exact.own_models:{case}", "replicas")[0]
     print(case, "2 replicas", difference)
     assert max(difference) <= FLOAT64
 
 
-@pytest.mark.parametrize("case", ["trackers", "adversaries"])
+@pytest.mark.parametrize("case", [pytest.param("trackers", marks=pytest.mark.soak), "adversaries"])
 def test_idle_workers_in_the_last_batch_bring_nothing(three, case):
     difference = three.call(parity.compare, f"tests.exact.own_models:{case}")[0]
     print(case, "3 workers", difference)

@@ -29,6 +29,7 @@ def test_a_step_s_batch_is_a_function_of_seed_and_step_and_shows_no_unknown_labe
     assert (one.labels[32:].argmax(1) == 0).all()  # any digit stands there, and weighs 0
 
 
+@pytest.mark.soak
 def test_two_workers_tell_the_labels_of_new_digits_as_well_as_stock_keras_on_one(one, two, tmp_path):
     options = {"epochs": 3}
     stock_s = one.begin(stock.by_stock, train, str(tmp_path / "stock"), options)

@@ -40,6 +40,7 @@ def test_the_batches_of_an_epoch_hold_every_docstring_once_in_an_order_of_its_ow
     assert not np.array_equal(*epochs)
 
 
+@pytest.mark.soak
 def test_it_trains_as_stock_keras_and_keeps_the_best_model(one, tmp_path):
     (tmp_path / "stock").mkdir()
     (keras_s,) = one.call(stock.by_stock, train, str(tmp_path / "stock"), FEW)

@@ -15,6 +15,7 @@ def _held_out(*weights: Any) -> tuple[Any, ...]:
     return (numbers(4, seed=5)[:9], numbers(2, seed=6)[:9], *weights)
 
 
+@rare
 def part_for_validation() -> Case:
     """The last rows validate: 14 to train in batches of 8 and 6, 3 to validate."""
     return regression(metrics=["mae"], fit={"validation_split": 0.15})
@@ -46,6 +47,7 @@ def validation_after_named_epochs() -> Case:
     return _changed(regression(fit={"validation_data": _held_out(), "validation_freq": [1, 3]}), epochs=3)
 
 
+@rare
 def later_first_epoch() -> Case:
     """Training that begins at epoch 3 of 5."""
     return _changed(regression(fit={"initial_epoch": 3}), epochs=5)
@@ -57,6 +59,7 @@ def batch_larger_than_the_data() -> Case:
     return _changed(regression(metrics=["mae"]), batch_size=100)
 
 
+@rare
 def batches_of_one_row() -> Case:
     """Every replica but one is always idle."""
     return _first(5, regression(metrics=["mae"]), batch_size=1)
@@ -121,6 +124,7 @@ class Unbuilt(keras.Model):
         return self.last(self.drop(self.hidden(inputs), training=training))
 
 
+@rare
 def a_subclass() -> Case:
     """A model that is not built when fit is called."""
     return predicting(case(Unbuilt(), numbers(4), numbers(2, seed=2), fit={"sample_weight": uneven_weights(ROWS)}))

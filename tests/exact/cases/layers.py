@@ -55,6 +55,7 @@ def dropout_without_a_seed() -> Case:
     return _stack((4,), layers.Dense(5, "tanh"), layers.Dropout(0.5))
 
 
+@rare
 def gaussian_noise() -> Case:
     """Added noise, multiplied noise and dropout that keeps mean and variance."""
     stack = [layers.GaussianNoise(0.5, seed=1), layers.GaussianDropout(0.3, seed=2), layers.AlphaDropout(0.3, seed=3)]
@@ -151,6 +152,7 @@ def normalized_rows() -> Case:
     return _stack((3, 4), *stack, layers.Flatten())
 
 
+@rare
 def convolutions() -> Case:
     """Kernels and pools of several kinds, which crash on no rows."""
     stack = [

@@ -32,6 +32,7 @@ def root_of_the_batch() -> Case:
     return regression(lambda y_true, y_pred: ops.sqrt(ops.mean(ops.square(y_true - y_pred))), fit={})
 
 
+@rare
 def reduction_sum() -> Case:
     """Summed over the batch, not divided."""
     return regression(keras.losses.MeanSquaredError(reduction="sum"), keras.optimizers.SGD(0.005))
@@ -42,6 +43,7 @@ def reduction_none() -> Case:
     return regression(keras.losses.MeanSquaredError(reduction="none"), keras.optimizers.SGD(0.005))
 
 
+@rare
 def reduction_mean() -> Case:
     """Divided by the entries, whatever the weights."""
     return regression(keras.losses.MeanAbsoluteError(reduction="mean"))
@@ -107,6 +109,7 @@ def one_loss_for_all_outputs() -> Case:
     return case(model, numbers(4), [numbers(2, seed=2), numbers(1, seed=3)], "mae", fit=fit)
 
 
+@rare
 def an_output_without_a_loss() -> Case:
     """A dict of outputs of which one has no loss, and a loss weight for the other."""
     inputs = keras.Input((4,))
@@ -124,6 +127,7 @@ def nested_outputs() -> Case:
     return case(model, numbers(4), y, {"one": "mse", "two": ["mae", keras.losses.LogCosh()]})
 
 
+@rare
 def regularizers() -> Case:
     """Penalties on kernels, biases and activities: the first two count once, the last is a mean over rows."""
     hidden = layers.Dense(5, "relu", kernel_regularizer="l1", bias_regularizer="l2", activity_regularizer="l2")
@@ -140,6 +144,7 @@ class Penalty(layers.Layer):
         return inputs
 
 
+@rare
 def added_by_a_layer() -> Case:
     """A layer used twice that adds a number and a vector beside the compiled loss."""
     inputs, penalty = keras.Input((4,)), Penalty()

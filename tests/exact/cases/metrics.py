@@ -10,6 +10,7 @@ from tests.exact.cases.small import ROWS, case, cases, dense, labels, lengths, n
 from tests.exact.models import Case, LargestError, uneven_weights
 
 
+@rare
 def functions() -> Case:
     """Functions of a sample, of a step and of the whole batch, the last of which no replica can add to."""
 
@@ -96,6 +97,7 @@ def of_several_labels() -> Case:
     return case(dense(3, "sigmoid"), numbers(4), labels(2, 3), "binary_crossentropy", metrics=chosen)
 
 
+@rare
 def of_classes() -> Case:
     """Intersections over unions, from a matrix of counts."""
     y = np.eye(3)[labels(3)]
@@ -199,6 +201,7 @@ def of_several_outputs() -> Case:
 _OUTPUTS = (("a", 1, None), ("b", 3, "softmax"), ("c", 1, "sigmoid"))
 
 
+@rare
 def of_validation() -> Case:
     """The same metrics over validation rows, weighted by weights of their own."""
     held_out = (numbers(4, seed=5)[:5], numbers(2, seed=6)[:5], np.array([0.1, 0.0, 3.0, 50.0, 1.0]))

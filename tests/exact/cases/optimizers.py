@@ -12,6 +12,7 @@ from tests.exact.models import Case, uneven_weights
 LARGE = {"sample_weight": 30.0 * positive_weights()}  # so that clipping clips
 
 
+@rare
 def sgd_nesterov() -> Case:
     """Momentum that looks ahead."""
     return regression(optimizer=keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True))
@@ -23,6 +24,7 @@ def adam_amsgrad() -> Case:
     return regression(optimizer=keras.optimizers.Adam(0.02, amsgrad=True))
 
 
+@rare
 def adamw() -> Case:
     """Weight decay beside the gradient, with variables left out by name."""
     optimizer = keras.optimizers.AdamW(0.02, weight_decay=0.1)
@@ -90,6 +92,7 @@ def lamb() -> Case:
     return regression(optimizer=keras.optimizers.Lamb(0.02))
 
 
+@rare
 def clipped_by_norm() -> Case:
     """Each gradient clipped by its own norm: Keras 3 under a strategy clips each replica's."""
     return regression(optimizer=keras.optimizers.SGD(0.05, clipnorm=0.5), fit=LARGE)
@@ -100,6 +103,7 @@ def clipped_by_global_norm() -> Case:
     return regression(optimizer=keras.optimizers.Adam(0.02, global_clipnorm=0.5), fit=LARGE)
 
 
+@rare
 def clipped_by_value() -> Case:
     """Each entry clipped."""
     return regression(optimizer=keras.optimizers.SGD(0.05, clipvalue=0.2), fit=LARGE)

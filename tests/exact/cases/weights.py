@@ -22,6 +22,7 @@ from tests.exact.cases.small import (
 from tests.exact.models import Case, uneven_weights
 
 
+@rare
 def one_a_sample() -> Case:
     """One weight a sample, some zero, some negative, some large: 50 of them on a replica and 2 on another."""
     return regression(weighted_metrics=["mae"])
@@ -86,6 +87,7 @@ def _two_outputs(outputs: Any, y: Any, loss: Any, sample_weight: Any, **compiled
     return case(model, numbers(4), y, loss, fit={"sample_weight": sample_weight}, **compiled)
 
 
+@rare
 def a_list() -> Case:
     """An array of weights for each of two outputs, one loss divided by their sum."""
     loss = ["mse", keras.losses.MeanAbsoluteError(reduction="mean_with_sample_weight")]
@@ -131,6 +133,7 @@ def zeros_everywhere() -> Case:
     return case(model, numbers(4), numbers(2, seed=2), fit=fit, weighted_metrics=["mae"])
 
 
+@rare
 def negative() -> Case:
     """A sum of weights below zero on one replica and above it on the other."""
     weights = np.where(np.arange(ROWS) % 2 == 0, 1.5, -0.5)
@@ -155,6 +158,7 @@ def whole_numbers() -> Case:
     return regression(loss, fit={"sample_weight": 1 + labels(4)})
 
 
+@rare
 def of_each_class() -> Case:
     """A weight for each class; one that is not named weighs 1."""
     fit = {"class_weight": {0: 0.2, 2: 7.0}}
