@@ -59,10 +59,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "callbacks":
+        return importlib.import_module("service.callbacks")
     if name not in _HOMES:
         raise AttributeError(f"module 'service' has no attribute {name!r}; there is {', '.join(sorted(_HOMES))}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOMES)
+    return sorted([*_HOMES, "callbacks"])

@@ -13,7 +13,8 @@ import numpy as np
 from service import methods
 from service.callbacks.checkpoint import Checkpoints
 from service.callbacks.history import HistoryFiles
-from service.callbacks.tensorboard import Scalars
+from service.callbacks.setting import Setting
+from service.callbacks.tensorboard import TensorBoard
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.cluster.notice import Notice
@@ -24,7 +25,6 @@ from service.run import Run
 from service.storage import layout, restore
 from service.storage.commits import CommitLog
 from service.storage.store import Store
-from service.storage.views import Views
 from service.training import models
 from service.training.saver import Saver
 from service.training.start import Start
@@ -41,8 +41,9 @@ class Attempt:
         council: the workers of this attempt.
     """
 
-    def __init__(self, run: Run, store: Store, strategy: Any, notice: Notice) -> None:
+    def __init__(self, run: Run, store: Store, strategy: Any, notice: Notice, options: Mapping[str, Any] | None = None) -> None:
         """Collective: every worker calls this."""
+        self._options = dict(options or {})
         self.store, self.council = store, Council(strategy)
         self._run, self._notice = run, notice
         self._is_leaving = False
@@ -51,8 +52,8 @@ class Attempt:
         log = CommitLog.open(store, name, {"workers": self.council.count}) if self._is_chief else None
         self._check_storage(self.council.chief(log.last if log else 0))
         keep = policy_of(run.keep, run.keep_best, run.keep_every_steps)
-        self._saver = Saver(store, log, name, self.council, keep)
-        self._views = Views(store)
+        self._saver = Saver(store, log, name, self.council, keep, self._publish)
+        self._setting: Setting | None = None
         self._stages = self._epochs = 0
         self._history: dict[str, list[float]] = {}
 
@@ -76,12 +77,10 @@ class Attempt:
         run = self._run
         policy = SavePolicy(run.save_every_steps, run.save_every_seconds, run.save_every_epochs)
         checkpoints = Checkpoints(self._saver, policy, number, self._is_chief, self._notice)
+        self._setting = setting = Setting(self._is_chief, self.store, number, self._facts(), self.council.count)
         stage = methods.Stage(
-            callbacks=[
-                HistoryFiles(self._views, number, self._is_chief),
-                Scalars(self.store, self._views, number, self._is_chief),
-                checkpoints,
-            ],
+            setting=setting,
+            callbacks=[HistoryFiles(setting), TensorBoard(), checkpoints],
             saving=checkpoints,
             seed=run.seed or 0,
             start=functools.partial(self._start, number, checkpoints),
@@ -92,8 +91,16 @@ class Attempt:
             result = {"epochs": self._epochs, "stopped": bool(model.stop_training), "history": self._history}
             self._saver.append("stage", {"stage": number, "result": result})
             self._leave_model(model, number)
-            self._views.close()
+            setting.close()
         return history
+
+    def _facts(self) -> dict[str, Any]:
+        """Returns what tells this run from others."""
+        return {"workers": self.council.count, "seed": self._run.seed or 0, **self._options}
+
+    def _publish(self) -> None:
+        if self._setting is not None:
+            self._setting.publish()
 
     def train_on_batch(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Takes one step; the workers' wish to leave travels with it. Collective: every worker calls this."""
@@ -124,7 +131,8 @@ class Attempt:
     def abandon(self) -> None:
         """Lets what is being saved be committed, after which this attempt does nothing more."""
         self._saver.wait()
-        self._views.close()
+        if self._setting is not None:
+            self._setting.close()
 
     def finish(self, returned: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         """Commits the end of the run, and returns its result as plain values."""
@@ -203,7 +211,12 @@ class Attempt:
         is_over, found = self._newest(number, epochs)
         if found is None:
             self._say_what_loading_will_lack(model)
+            for callback in stateful:
+                if isinstance(callback, TensorBoard):
+                    callback.begin_anew()
             return given
+        if self._setting is not None:
+            self._setting.is_resuming = not is_over
         body, tensors = found.entry.body, found.tensors
         self._check_identity(number, body["identity"], identity)
         restore_models({"": model}, body["state"], tensors)

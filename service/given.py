@@ -108,6 +108,11 @@ def arrays_of(plan: Plan) -> list[Arrays]:
     return [plan.source] if isinstance(plan, ArrayPlan) else []
 
 
+def inputs_of(plan: Plan | None) -> Any:
+    """Returns the inputs of all rows, where the plan is of arrays."""
+    return plan.source.like[0] if isinstance(plan, ArrayPlan) else None
+
+
 def _weighing(model: Any, class_weight: Any) -> Prepare:
     """Returns what checks a batch, or all rows, and multiplies the weights of samples and classes."""
 

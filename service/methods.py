@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from service import given, keras2, moments
+from service.callbacks.adopted import adopted
+from service.callbacks.setting import Setting
 from service.checks import (
-    check_alike,
     check_compiled,
     check_losses,
     check_model,
@@ -18,19 +18,19 @@ from service.checks import (
     check_variables_alike,
     warn_if_nothing_trains,
 )
-from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.data import weights
 from service.data.batches import Shuffle
 from service.data.sources import Arrays
-from service.errors import ModelInvalid
 from service.exact import group as groups
 from service.exact import keras_seams
+from service.ready import ready, surroundings
 from service.training import loop
 from service.training.plan import ArrayPlan, Plan
 from service.training.prepare import build, step_for
 from service.training.start import Start
 from service.training.step import Step
+from service.training.taking import take
 from service.training.wishes import Saving, Wishes
 
 
@@ -39,6 +39,7 @@ class Stage:
     """What a run adds to one call of `fit`.
 
     Attributes:
+        setting: where the callbacks write.
         callbacks: run after the author's and Keras's History, whose effects they record.
         saving: the one of them that saves checkpoints.
         seed: of the order of the rows.
@@ -47,6 +48,7 @@ class Stage:
             stay the same over the attempts at a run; tells where training begins.
     """
 
+    setting: Setting
     callbacks: list[keras.callbacks.Callback]
     saving: Saving
     seed: int
@@ -100,7 +102,7 @@ def fit(
     check_compiled(model, "fit")
     check_losses(model)
     warn_if_nothing_trains(model)
-    group, council = _surroundings(model)
+    group, council = surroundings(model)
     seed = stage.seed if stage else _seed(council)
     plan, rows = given.training(
         model,
@@ -121,16 +123,33 @@ def fit(
         held_out = given.validating(model, council, validation_data, validation_batch_size, validation_steps, same_everywhere)
     elif rows is not None:
         held_out = given.planned(model, rows, validation_batch_size, validation_steps, "validation_steps")
-    step = _ready(model, group, council, plan, held_out)
-    stateful = moments.stateful(callbacks, stage.callbacks if stage else [])
-    listed = moments.listed(model, stateful, verbose, council, epochs, plan.steps, lines=True)
-    validate = _validation(model, group, held_out, validation_freq, initial_epoch, listed)
-    start = Start(initial_epoch)
-    if stage:
-        identity = {"kind": "fit", **plan.identity(), "validation data": held_out and held_out.identity()["data"]}
-        start = stage.start(model, stateful, start, epochs, identity)
-    if not start.is_over:
-        loop.train(step, plan, listed, council, start, epochs, validate, stage.saving if stage else None)
+    step = ready(model, group, council, plan, held_out)
+    setting = stage.setting if stage else Setting(council.index == 0, workers=council.count)
+    setting.facts |= {} if plan.batch_size is None else {"batch_size": plan.batch_size}
+    setting.validation = lambda: given.inputs_of(held_out)
+    own = moments.given(callbacks)
+    with adopted(own):
+        stateful = moments.stateful(own, stage.callbacks if stage else [], setting)
+        listed = moments.listed(
+            model,
+            stateful,
+            verbose,
+            council,
+            epochs,
+            plan.steps,
+            setting=setting,
+            exact={"evaluate": evaluate, "predict": predict},
+            validates=held_out is not None,
+            lines=True,
+        )
+        validate = _validation(model, group, held_out, validation_freq, initial_epoch, listed)
+        start = Start(initial_epoch)
+        if stage:
+            identity = {"kind": "fit", **plan.identity(), "validation data": held_out and held_out.identity()["data"]}
+            start = stage.start(model, stateful, start, epochs, identity)
+        if not start.is_over:
+            recorder, saving = moments.recorder(stateful), stage.saving if stage else None
+            loop.train(step, plan, listed, council, start, epochs, validate, saving, recorder)
     if stage is None:  # a run compares them at every checkpoint
         check_variables_alike(
             model, council, "Something set it on one worker alone, such as a callback: do it on every worker."
@@ -158,9 +177,9 @@ def evaluate(
     """
     check_compiled(model, "evaluate")
     check_losses(model)
-    group, council = _surroundings(model)
+    group, council = surroundings(model)
     plan = given.testing(model, council, (x, y, sample_weight), batch_size, steps, same_everywhere=same_everywhere)
-    step = _ready(model, group, council, plan, None)
+    step = ready(model, group, council, plan, None)
     listed = moments.listed(model, callbacks, verbose, council, 1, steps or plan.steps)
     logs = keras_seams.pythonify(loop.test(step, plan, listed, steps))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
@@ -182,10 +201,10 @@ def predict(
     Collective: every worker calls this, and gets all rows.
     """
     check_model(model, "predict")
-    group, council = _surroundings(model)
+    group, council = surroundings(model)
     data = (x, None, None)
     plan = given.testing(model, council, data, batch_size, steps, same_everywhere=same_everywhere, targets=False)
-    step = _ready(model, group, council, plan, None, training=False)
+    step = ready(model, group, council, plan, None, training=False)
     listed = moments.listed(model, callbacks, verbose, council, 1, steps or plan.steps)
     return loop.predict(step, plan, listed, steps)
 
@@ -214,7 +233,7 @@ def train_on_batch(
     def act(step: Step, batch: Any) -> Any:
         if wishes is not None:
             batch.numbers[4:] = wishes.wishes()
-        results, (_, save, leave) = loop.take(step, batch)
+        results, (_, save, leave), _ = take(step, batch, surroundings(model)[1])
         if wishes is not None and (save or leave):
             wishes.hear(leave)
         return results
@@ -232,7 +251,7 @@ def test_on_batch(model: Any, x: Any, y: Any = None, sample_weight: Any = None, 
 
 
 def _on_batch(model: Any, source: Arrays, return_dict: bool, act: Callable[[Step, Any], Any]) -> Any:
-    group, _ = _surroundings(model)
+    group, _ = surroundings(model)
     weights.check(source)
     check_targets(model, source)
     build(model, source.like)
@@ -241,32 +260,6 @@ def _on_batch(model: Any, source: Arrays, return_dict: bool, act: Callable[[Step
     (batch,) = ArrayPlan(source, source.size).batches(group)
     logs = keras_seams.pythonify(step.logs(act(step, batch)))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
-
-
-def _surroundings(model: Any) -> tuple[groups.Group, Council]:
-    """Returns the replicas that share the model's steps, and the workers that share its decisions."""
-    connected = strategies.connected()
-    holder = model._distribute_strategy
-    if holder is None and isinstance(connected, tf.distribute.MirroredStrategy):
-        raise ModelInvalid(
-            f'The model "{model.name}" was made outside the scope of the strategy. '
-            "Make it, and compile it, inside `with worker.strategy.scope():`."
-        )
-    if holder is None and connected is None and strategies.worker_count() > 1:
-        raise ModelInvalid(
-            f'The model "{model.name}" was made outside a strategy\'s scope, but TF_CONFIG names '
-            f"{strategies.worker_count()} workers. Make it inside `with strategy.scope():`."
-        )
-    return groups.of(holder or connected), Council(connected)
-
-
-def _ready(model: Any, group: groups.Group, council: Council, plan: Plan, held_out: Plan | None, training: bool = True) -> Step:
-    """Builds what is not built, compares what all workers must hold alike, and returns the step for the plan's batches."""
-    if training or not model.built:
-        build(model, plan.like, training)
-    arrays = [*given.arrays_of(plan), *(given.arrays_of(held_out) if held_out is not None else ())]
-    check_alike(model, arrays, council)
-    return step_for(model, group, plan.like)
 
 
 def _validation(

@@ -136,7 +136,7 @@ def perform(job: Callable[[Worker], Any], run: Run, options: Mapping[str, Any], 
     keras.utils.set_random_seed(run.seed)
     if run.deterministic:
         strategies.be_deterministic()
-    attempt = Attempt(run, store, strategy, notice)
+    attempt = Attempt(run, store, strategy, notice, options)
     worker = Worker(run, options, strategy, attempt)
     returned = attempt.guarded(job, worker)
     return attempt.finish(returned, options)

@@ -14,9 +14,10 @@ FLOORS = [
     "run environment policies",
     "storage cluster",
     "data exact",
-    "training keras2",
+    "training keras2 board",
     "callbacks checks",
     "given moments",
+    "ready",
     "methods",
     "attempt",
     "worker reference record",
@@ -30,8 +31,22 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.spl
 HOMES = {
     "ray": {"cluster", "trainer"},
     "fsspec": {"storage", "worker"},
-    "tensorflow": {"cluster", "data", "exact", "training", "callbacks", "methods"},
-    "keras": {"data", "exact", "training", "callbacks", "checks", "keras2", "given", "moments", "methods", "attempt", "worker"},
+    "tensorflow": {"cluster", "data", "exact", "training", "board", "callbacks", "ready"},
+    "keras": {
+        "data",
+        "exact",
+        "training",
+        "board",
+        "callbacks",
+        "checks",
+        "keras2",
+        "given",
+        "moments",
+        "ready",
+        "methods",
+        "attempt",
+        "worker",
+    },
 }
 FILES = sorted(path for path in SERVICE.rglob("*.py"))
 

@@ -141,13 +141,17 @@ def assert_same_bits(one: service.Result, other: service.Result) -> None:
         assert tensor.tobytes() == others[name].tobytes(), name
 
 
+SPEEDS = {"epoch_samples_per_second", "epoch_step_seconds", "epoch_data_wait_seconds"}
+
+
 def scalars(url: str, kind: str) -> dict[str, list[tuple[int, float]]]:
-    """Returns the (step, value) pairs of each tag, by TensorBoard's own reader."""
+    """Returns the (step, value) pairs of each number of an epoch, by TensorBoard's own reader."""
     accumulator = EventAccumulator(f"{url}/logs/{kind}", size_guidance={"tensors": 0})
     accumulator.Reload()
     return {
         tag: [(event.step, make_ndarray(event.tensor_proto).item()) for event in accumulator.Tensors(tag)]
         for tag in accumulator.Tags()["tensors"]
+        if tag.startswith("epoch_")
     }
 
 
@@ -242,7 +246,13 @@ def test_the_model_comes_back_with_the_weights_that_were_trained(three):
 def test_tensorboards_reader_finds_the_history_on_global_steps(three):
     history, url = three.result.history, three.result.url
     rate = float(np.float32(0.003))
-    assert scalars(url, "train") == {
+    shown = scalars(url, "train")
+    speeds = {name: [value for _, value in shown.pop(name)] for name in SPEEDS}
+    for per_second, seconds in zip(speeds["epoch_samples_per_second"], speeds["epoch_step_seconds"], strict=True):
+        assert per_second * seconds == pytest.approx(TRAINED_ROWS / STEPS, rel=1e-4)  # rows of a batch, on the average
+    for waited, seconds in zip(speeds["epoch_data_wait_seconds"], speeds["epoch_step_seconds"], strict=True):
+        assert 0 <= waited <= seconds
+    assert shown == {
         "epoch_loss": at_epoch_ends(history["loss"]),
         "epoch_learning_rate": at_epoch_ends([rate] * 3),
     }
@@ -263,7 +273,7 @@ def test_a_tensorboard_server_shows_the_run(three):
                 return json.load(response)
 
         tags = {run: set(found) for run, found in answer("tags").items()}
-        assert tags == {"train": {"epoch_loss", "epoch_learning_rate"}, "validation": {"epoch_loss"}}
+        assert tags == {"train": {"epoch_loss", "epoch_learning_rate", *SPEEDS}, "validation": {"epoch_loss"}}
         for run, name in (("train", "loss"), ("validation", "val_loss")):
             shown = [(step, value) for _, step, value in answer("scalars", run=run, tag="epoch_loss")]
             assert shown == at_epoch_ends(three.result.history[name])

@@ -82,11 +82,11 @@ class Checkpoints(keras.callbacks.Callback):
     def watch(self, everyone: list[Any]) -> None:
         """Takes the callbacks whose state is saved, as the job made them."""
         self.everyone = everyone
-        self._given = [copy.deepcopy(callback_state(callback)) for callback in everyone]
+        self._given = [copy.deepcopy(_attributes(callback)) for callback in everyone]
 
     def on_train_begin(self, logs: Any = None) -> None:
         # The last of the callbacks to begin, and before any state is put back.
-        begun = map(callback_state, self.everyone)
+        begun = map(_attributes, self.everyone)
         self._given = [plain.unchanged(known, given) for known, given in zip(begun, self._given, strict=True)]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -107,3 +107,8 @@ class Checkpoints(keras.callbacks.Callback):
             tensors, {**place, "final": final, "metrics": metrics or {}, "identity": self.identity, "state": state}
         )
         self._is_asked, self._saved_at = False, self._clock()
+
+
+def _attributes(callback: Any) -> dict[str, Any]:
+    """Returns the plain attributes of a callback that does not say itself what its state is."""
+    return {} if hasattr(callback, "get_state") else callback_state(callback)

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
+from service.callbacks.setting import Setting
 from service.storage import layout
-from service.storage.views import Views
 from service.training.state import history_of
 
 
@@ -19,9 +19,9 @@ class HistoryFiles(keras.callbacks.Callback):
         rows: each epoch's logs with its number, from 1; part of the run's state.
     """
 
-    def __init__(self, views: Views, stage: int, is_chief: bool) -> None:
+    def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self._target = (views, stage, is_chief)
+        self._setting = setting
         self.rows: list[dict[str, Any]] = []
 
     def get_state(self) -> dict[str, Any]:
@@ -33,10 +33,10 @@ class HistoryFiles(keras.callbacks.Callback):
         self.rows = state["rows"]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        views, stage, is_chief = self._target
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, float | int)}
         self.rows.append({"epoch": epoch + 1, **numbers})
-        if is_chief:
+        if self._setting.is_chief:
+            views, stage = self._setting.views(self._setting.url), self._setting.stage
             history, table = json.dumps(history_of(self.model), indent=1).encode(), _table(self.rows).encode()
             views.put(layout.history_json(stage), lambda: history)
             views.put(layout.history_csv(stage), lambda: table)

@@ -47,6 +47,14 @@ class Council:
         padded[: len(told)] = np.frombuffer(told, np.uint8)
         return json.loads(self.from_chief(padded).astype(np.uint8).tobytes())
 
+    def texts(self, text: str, longest: int = 120) -> list[str]:
+        """Returns every worker's text, cut at so many bytes, in order."""
+        told = text.encode()[:longest].ljust(longest, b"\0")
+        return [
+            row.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="replace")
+            for row in self.gather(np.frombuffer(told, np.uint8).astype(np.int64))
+        ]
+
     def from_chief(self, values: np.ndarray) -> np.ndarray:
         """Returns the chief's [n] int64 values; the others give as many, which are not looked at."""
         if self._strategy is None:

@@ -44,6 +44,7 @@ def _apply(original: Any, replica: Replica, optimizer: Any, grads: Any, trainabl
         let_optimizer_apply(optimizer)
     local = [g if g is None or isinstance(g, tf.IndexedSlices) else replica.if_busy(tf.convert_to_tensor(g)) for g in grads]
     summed = whole(replica, local, replica.group.sum(parts(replica, local)))
+    note(replica, optimizer, summed, trainable_variables or optimizer._trainable_variables)
     with acting(None):
         return original(optimizer, summed, trainable_variables)
 
@@ -87,6 +88,17 @@ def whole(replica: Replica, gradients: list[Any], sums: list[Any]) -> list[Any]:
         else:
             summed.append(None if gradient is None else next(remaining))
     return summed
+
+
+def note(replica: Replica, optimizer: Any, summed: list[Any], variables: list[Any]) -> None:
+    """Notes the whole batch's gradients, as of a loss that is not scaled, where they are asked for."""
+    if replica.reduced is None:
+        return
+    scale = getattr(optimizer, "dynamic_scale", None)
+    for variable, gradient in zip(variables, summed, strict=True):
+        if gradient is not None:
+            dense = tf.convert_to_tensor(gradient)
+            replica.reduced[variable.path] = dense if scale is None else dense / tf.cast(scale, dense.dtype)
 
 
 def let_optimizer_apply(optimizer: Any) -> None:

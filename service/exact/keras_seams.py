@@ -202,6 +202,31 @@ def undisturbed() -> Iterator[None]:
         set_global_attribute("object_name_uids", named)
 
 
+def is_default(method: Any) -> bool:
+    """Whether a callback's method is the one of Keras's base class, which does nothing."""
+    return hasattr(method, "_is_default")
+
+
+def has_schedule(optimizer: Any) -> bool:
+    """Whether an optimizer takes its learning rate from a schedule."""
+    from keras.src.optimizers.schedules.learning_rate_schedule import LearningRateSchedule
+
+    return isinstance(getattr(optimizer, "_learning_rate", None), LearningRateSchedule)
+
+
+def knows_direction(model: Any, monitor: str) -> bool:
+    """Whether Keras knows by itself which way a watched number is better; else it refuses `mode="auto"`."""
+    name = monitor.removeprefix("val_")
+    compiled = model._compile_metrics.metrics if model._compile_metrics is not None else []
+    return name == "loss" or any(metric.name == name and hasattr(metric, "_direction") for metric in compiled)
+
+
+def backed_up_epoch(model: Any) -> int:
+    """Returns the epoch that Keras's BackupAndRestore found, 0 without one; it holds for one fit."""
+    epoch, model._initial_epoch = getattr(model, "_initial_epoch", None) or 0, None
+    return epoch
+
+
 def pythonify(logs: dict[str, Any]) -> dict[str, Any]:
     """Returns logs as Keras gives them to callbacks: sorted, plain floats where they can be."""
     from keras.src.utils.python_utils import pythonify_logs

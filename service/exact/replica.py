@@ -29,6 +29,7 @@ class Replica:
         results: what metrics gave; they are global numbers.
         averaged: variables that each replica moved by its own rows, see `normalization`.
         applied: the optimizers that a step applies and their variables, in a rehearsal, which only finds out; else None.
+        reduced: takes the whole batch's gradients by the weights' paths, where they are asked for; else None.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Replica:
         self.results: list[Any] = []
         self.averaged: list[Any] = []
         self.applied: list[tuple[Any, Any]] | None = None
+        self.reduced: dict[str, Any] | None = None
 
     @property
     def is_alone(self) -> bool:

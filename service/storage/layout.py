@@ -64,5 +64,12 @@ def model_json(stage: int = 1, name: str = "") -> str:
     return f"{_stage(stage)}model{name and '-'}{name}.json"
 
 
+def is_the_run_s(path: str) -> bool:
+    """Whether the run itself writes a file of this path, so that a callback must not."""
+    first = path.partition("/")[0]
+    views = {history_json(), history_csv(), model(), model_json()}
+    return path in {RUN, LEASE, *views} or first in {COMMITS, SHARDS, "logs", "stages"}
+
+
 def _stage(stage: int) -> str:
     return "" if stage == 1 else f"stages/{stage:02d}/"

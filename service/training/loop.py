@@ -7,11 +7,13 @@ import keras
 import numpy as np
 
 from service.cluster.consensus import Council
-from service.training.first_step import FirstStep
-from service.training.plan import Batch, Plan
+from service.exact import keras_seams
+from service.training.plan import Plan
+from service.training.recording import Pace, Recording
 from service.training.start import Start
 from service.training.step import Step
-from service.training.wishes import Saving, heard
+from service.training.taking import take
+from service.training.wishes import Saving
 
 
 def train(
@@ -23,15 +25,17 @@ def train(
     epochs: int,
     validate: Callable[[int], dict[str, float]],
     saving: Saving | None = None,
+    recording: Recording | None = None,
 ) -> None:
     """Trains from `start` until epoch `epochs` or until a callback on any worker stops. Collective: every worker calls this."""
     model = step.model
     model.stop_training = start.is_stopped
     callbacks.on_train_begin()
+    first_epoch = max(start.epoch, keras_seams.backed_up_epoch(model))
     if start.batch == 0:
         start.restore()
     logs: dict[str, float] | None = None
-    for epoch in range(start.epoch, epochs):
+    for epoch in range(first_epoch, epochs):
         first = start.batch if epoch == start.epoch else 0
         if (model.stop_training or plan.is_over(epoch)) and first == 0:
             break
@@ -40,7 +44,7 @@ def train(
         callbacks.on_epoch_begin(epoch)
         if first > 0:
             start.restore()
-        logs = _train_epoch(step, plan, callbacks, epoch, first, saving)
+        logs = _train_epoch(step, plan, callbacks, council, epoch, first, saving, recording)
         logs.update({f"val_{name}": value for name, value in validate(epoch).items()})
         callbacks.on_epoch_end(epoch, logs)
         model.stop_training = council.any(bool(model.stop_training))
@@ -50,12 +54,20 @@ def train(
 
 
 def _train_epoch(
-    step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, epoch: int, first: int, saving: Saving | None
+    step: Step,
+    plan: Plan,
+    callbacks: keras.callbacks.CallbackList,
+    council: Council,
+    epoch: int,
+    first: int,
+    saving: Saving | None,
+    recording: Recording | None,
 ) -> dict[str, float]:
     """Trains the epoch's batches from `first` on, and returns the metrics over all of them."""
     model = step.model
     logs: dict[str, float] = step.current() if first > 0 else {}
-    for number, batch in enumerate(plan.batches(step.group, epoch, first), first):
+    pace = Pace()
+    for number, batch in enumerate(pace.timed(plan.batches(step.group, epoch, first)), first):
         stop = bool(model.stop_training)
         if stop and not step.group.has_peers:
             break
@@ -63,26 +75,21 @@ def _train_epoch(
         batch.numbers[3:] = stop, *(saving.wishes() if saving is not None else (False, False))
         if not stop:
             callbacks.on_train_batch_begin(number)
-        results, (stopped, save, leave) = take(step, batch)
+        telling = recording is not None and not stop and recording.wants_gradients(number)
+        results, (stopped, save, leave), gradients = take(step, batch, council, telling, getattr(callbacks, "rate_setter", ""))
         if stopped:
             model.stop_training = True
             break
         if saving is not None and (save or leave):
             saving.hear(leave)
         logs = step.logs(results)
+        pace.count(int(batch.numbers[2]))
+        if recording is not None:
+            recording.take(step, gradients, pace)
         callbacks.on_train_batch_end(number, logs)
         if saving is not None and leave:
             saving.leave()
     return dict(logs)
-
-
-def take(step: Step, batch: Batch) -> tuple[Any, tuple[bool, bool, bool]]:
-    """Takes a step, the model's first one compared with one device's; returns its results, and what workers wished."""
-    check = FirstStep(step) if not step.is_checked else None
-    results, control, did = step.train(batch.rows, batch.numbers, batch.weight_sums)
-    if check is not None:
-        check.compare(batch.whole(), batch.weight_sums, did)
-    return results, heard(control.numpy())
 
 
 def test(

@@ -18,12 +18,24 @@ from service.storage.store import Store
 SUFFIX = ".keras"
 
 
-def to_bytes(model: Any) -> bytes:
-    """Returns the model as the bytes of a .keras file: architecture, weights, compile options, optimizer."""
+def to_bytes(model: Any, suffix: str = SUFFIX) -> bytes:
+    """Returns the bytes of a file that Keras saves: a .keras file holds architecture, weights, compile options, optimizer."""
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "model" + SUFFIX)
-        model.save(path)
+        path = pathlib.Path(folder, "model" + suffix)
+        if suffix == ".weights.h5":
+            model.save_weights(path)
+        else:
+            model.save(path)
         return path.read_bytes()
+
+
+def exported(model: Any) -> dict[str, bytes]:
+    """Returns a SavedModel's files by path, the one without which the others are nothing last."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, verbose=False)
+        files = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
+        found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return dict(sorted(found.items(), key=lambda item: item[0] == "saved_model.pb"))
 
 
 def describe(model: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A model's own train_step, test_step or compute_metrics, on each replica's rows."""
 
+import functools
 from typing import Any
 
 import keras
@@ -34,7 +35,8 @@ class OwnStep(Step):
         self.take = self.train
         if self.trains_itself and group.has_peers:
             self._ask = self._compiled(self._asked, [self.numbers])
-            self.train = self._train_unless_stopped
+            self.train = functools.partial(self._train_unless_stopped, self.train)
+            self.train_telling = functools.partial(self._train_unless_stopped, self.train_telling)
 
     def current(self) -> dict[str, Any]:
         """Returns the metrics as they stand; an author's step may leave compiled ones unbuilt."""
@@ -54,7 +56,7 @@ class OwnStep(Step):
         results = self.results.packed(self.group.run(self._own, "train_step", flat, numbers, weight_sums))
         return results, tf.cast(numbers[3:], keras.config.floatx()), results
 
-    def _train_unless_stopped(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
+    def _train_unless_stopped(self, take: Any, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         told = self._ask(numbers)
         rates = np.reshape(told[WISHES:], [self.group.size, -1])
         if not np.all(rates == rates[:1]):
@@ -63,9 +65,9 @@ class OwnStep(Step):
                 "something that is not the same everywhere, such as the time; set it from the logs."
             )
         if told[0] > 0:
-            return None, told[:WISHES], None
-        results, _, compared = self.take(flat, numbers, weight_sums)
-        return results, told[:WISHES], compared
+            return None, told[:WISHES], None, {}
+        results, _, *rest = take(flat, numbers, weight_sums)
+        return results, told[:WISHES], *rest
 
     def _asked(self, numbers: Any) -> Any:
         """Returns what the workers told each other. Collective: every worker calls this."""

@@ -21,7 +21,8 @@ def is_plain(value: Any) -> bool:
 def pack(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
     """Returns a plain value as strict JSON, its arrays moved to `tensors`."""
     if isinstance(value, dict):
-        return {key: pack(item, f"{name}/{key}", tensors) for key, item in value.items()}
+        packed = {key: pack(item, f"{name}/{key}", tensors) for key, item in value.items()}
+        return packed if list(packed) == sorted(packed) else {"$items": [list(item) for item in packed.items()]}
     if isinstance(value, list):
         return [pack(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
     if isinstance(value, tuple):
@@ -42,6 +43,8 @@ def unpack(value: Any, tensors: Mapping[str, np.ndarray]) -> Any:
         return [unpack(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
+    if "$items" in value:  # the keys in their order, where that is not the alphabet's
+        return {key: unpack(item, tensors) for key, item in value["$items"]}
     if "$tuple" in value:
         return tuple(unpack(value["$tuple"], tensors))
     if "$tensor" in value:

@@ -33,10 +33,14 @@ class Plan(Protocol):
     Attributes:
         like: (x, y, sample_weight) as every batch nests them.
         steps: global batches in an epoch; None while nobody knows.
+        batch_size: rows of a global batch; None where the source says so.
     """
 
     @property
     def like(self) -> Any: ...
+
+    @property
+    def batch_size(self) -> int | None: ...
 
     @property
     def steps(self) -> int | None: ...

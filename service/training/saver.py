@@ -1,5 +1,6 @@
 """A snapshot becomes shards and one committed entry, off the training thread."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -20,8 +21,17 @@ class Saver:
     tells the checksums of all its tensors too: workers that drifted apart end the run.
     """
 
-    def __init__(self, store: Store, log: Writer | None, attempt: str, council: Council, keep: KeepPolicy) -> None:
-        """`log` is the chief's; the other workers have none."""
+    def __init__(
+        self,
+        store: Store,
+        log: Writer | None,
+        attempt: str,
+        council: Council,
+        keep: KeepPolicy,
+        publish: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`log` is the chief's; the other workers have none. `publish` shows what a checkpoint tells of, before its commit."""
+        self._publish = publish
         self._store, self._log, self._attempt = store, log, attempt
         self._council, self._keep = council, keep
         self._mailbox = Mailbox()
@@ -85,6 +95,7 @@ class Saver:
             self._mailbox.post(f"compared/{serial}/{worker}", differences)
         if differences:
             raise WorkersDiffer(differences)
+        self._publish()
         self._log.append("checkpoint", {**body, "shards": receipts.merge([written, *(theirs for theirs, _ in others)])})
         retention.delete(self._log, retention.surplus(self._log, self._keep.last, self._staying(self._log)))
 

@@ -18,6 +18,7 @@ class Step:
 
     Attributes:
         train: takes a step; gives the metrics, what the workers told each other, what the first step compares.
+        train_telling: the same, and gives the gradients of the whole batch too, by the weights' paths.
         test: gives the metrics.
         predict: gives the outputs of the whole batch.
         inputs: how the data are nested.
@@ -36,6 +37,7 @@ class Step:
         self.logs = self.results.by_name
         self._updates: list[metrics.Update] = []
         self.assumptions: list[str] = []
+        self._reduced: dict[str, Any] | None = None
         self.is_checked = group.size == 1
         if isinstance(group, ScopeGroup) and model.compiled:
             gradients.let_optimizer_apply(model.optimizer)
@@ -45,6 +47,7 @@ class Step:
         self.numbers = tf.TensorSpec([3 + WISHES], tf.int32)
         signature = [self.inputs.signature, self.numbers, tf.TensorSpec([None], keras.config.floatx())]
         self.train = self._compiled(self._train, signature)
+        self.train_telling = self._compiled(self._train_telling, signature)
         self.test = self._compiled(self._test, signature)
         self.predict = self._compiled(self._predict, signature)
 
@@ -89,8 +92,16 @@ class Step:
         (parts, averages), (control, loss, outputs, sums) = self.group.sum_nested((parts, told))
         normalization.settle(replica, averages)
         grads = gradients.whole(replica, local, parts)
+        gradients.note(replica, optimizer, grads, variables)
         self._unless_stopped(control, lambda: optimizer.apply(grads, variables), lambda: None)
         return loss, outputs, sums, control
+
+    def _train_telling(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
+        self._reduced = {}
+        try:
+            return *self._train(flat, numbers, weight_sums), self._reduced
+        finally:
+            self._reduced = None
 
     def _test(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         loss, outputs, sums = self.group.run(self._test_replica, flat, numbers, weight_sums)
@@ -125,7 +136,9 @@ class Step:
         """Returns (x, y, sample_weight) of this replica's rows, and the replica."""
         flat, rows = self.group.own_rows(flat, numbers)
         data = self.inputs.packed(flat)
-        return data, Replica(self.group, rows, self.inputs.weight_sums(data, weight_sums), metrics.trackers(self.model))
+        replica = Replica(self.group, rows, self.inputs.weight_sums(data, weight_sums), metrics.trackers(self.model))
+        replica.reduced = self._reduced
+        return data, replica
 
     def _contributions(self, replica: Replica) -> list[Any]:
         """Returns what the metrics' updates bring to the sum; the updates are kept for after it."""

@@ -29,6 +29,8 @@ class StreamPlan:
         say: told what takes time, as a sentence.
     """
 
+    batch_size: int | None = None
+
     def __init__(
         self,
         stream: Stream,

@@ -55,7 +55,9 @@ class Stock:
 def weigh(y: np.ndarray, sample_weight: np.ndarray | None, class_weight: dict[int, float]) -> np.ndarray:
     """Returns [B] float32: each row's weight times that of its class, a number [B, 1] or one-hot [B, classes]."""
     classes = (y[:, 0] if y.shape[1] == 1 else y.argmax(1)).astype(int)
-    return np.array([class_weight[label] for label in classes], keras.config.floatx()) * (1 if sample_weight is None else sample_weight)
+    return np.array([class_weight[label] for label in classes], keras.config.floatx()) * (
+        1 if sample_weight is None else sample_weight
+    )
 
 
 class Watched:
