@@ -7,11 +7,12 @@ from typing import Any, NoReturn
 
 import keras
 
+from service.callbacks.watching import is_authors
 from service.cluster.notice import Notice
 from service.policies.saving import SavePolicy
 from service.training import plain
 from service.training.saver import Saver
-from service.training.state import callback_state, snapshot
+from service.training.state import callback_state, snapshot, unkept
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -41,7 +42,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._given: list[dict[str, Any]] = []
         self.identity: dict[str, Any] = {}
         self._epoch = self._batch = self._step = 0
-        self._is_asked = self._is_leaving = False
+        self._is_asked = self._is_leaving = self._has_told = False
         self._saved_at = clock()
 
     def get_state(self) -> dict[str, Any]:
@@ -100,6 +101,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._saver.wait()
 
     def _save(self, final: bool, metrics: Mapping[str, float] | None = None) -> None:
+        self._tell_what_is_not_kept()
         tensors, state = snapshot({"": self.model}, self.everyone, self._given)
         state["stopping"] = bool(self.model.stop_training)
         place = {"stage": self._stage, "step": self._step, "epoch": self._epoch, "batch": self._batch}
@@ -107,6 +109,18 @@ class Checkpoints(keras.callbacks.Callback):
             tensors, {**place, "final": final, "metrics": metrics or {}, "identity": self.identity, "state": state}
         )
         self._is_asked, self._saved_at = False, self._clock()
+
+    def _tell_what_is_not_kept(self) -> None:
+        """Names once what of the author's callbacks no checkpoint holds."""
+        for callback in () if self._has_told or not self._is_chief else filter(is_authors, self.everyone):
+            if lost := unkept(callback):
+                print(
+                    f"Checkpoints do not hold what {type(callback).__name__} keeps in {', '.join(lost)}: a run that goes on "
+                    "begins with what the job gives it. Keep numbers, text, arrays, lists and dicts, or define get_state and "
+                    "set_state.",
+                    flush=True,
+                )
+        self._has_told = True
 
 
 def _attributes(callback: Any) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class LearningRateScheduler(keras.callbacks.LearningRateScheduler):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         for optimizer in optimizers_of(self.model.optimizer):
-            given = (epoch, float(optimizer.learning_rate))[: _arguments(self.schedule)]
+            given = (epoch, rate_of(optimizer))[: _arguments(self.schedule)]
             rate = self.schedule(*given)
             if not isinstance(rate, numbers.Real) or isinstance(rate, bool):
                 raise RunInvalid(f"LearningRateScheduler: the schedule gave {rate!r} for epoch {epoch}; expected a number.")
@@ -88,8 +88,13 @@ def rates_of(optimizer: Any) -> dict[str, float]:
     """Returns the learning rates by the names that Keras gives them in the logs."""
     several = optimizers_of(optimizer)
     if several == [optimizer]:
-        return {"learning_rate": float(optimizer.learning_rate)}
-    return {f"learning_rate_{one.name}": float(one.learning_rate) for one in several}
+        return {"learning_rate": rate_of(optimizer)}
+    return {f"learning_rate_{one.name}": rate_of(one) for one in several}
+
+
+def rate_of(optimizer: Any) -> float:
+    """Returns the optimizer's learning rate now."""
+    return float(keras.ops.convert_to_tensor(optimizer.learning_rate))
 
 
 def check_settable(optimizer: Any, name: str) -> None:

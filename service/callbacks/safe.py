@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from service.callbacks import alone, saving_once, watching
-from service.callbacks.learning_rate import optimizers_of
+from service.callbacks.learning_rate import optimizers_of, rate_of
 from service.callbacks.setting import Setting
 from service.cluster.consensus import Council
 from service.exact import keras_seams
@@ -108,7 +108,7 @@ class SafeList(keras.callbacks.CallbackList):
 
     def _rates(self) -> list[float]:
         optimizer = getattr(self.model, "optimizer", None)
-        return [float(one.learning_rate) for one in optimizers_of(optimizer) if hasattr(one, "learning_rate")]
+        return [rate_of(one) for one in optimizers_of(optimizer) if hasattr(one, "learning_rate")]
 
     def _agree_on_rates(self) -> None:
         """Gives every worker the chief's learning rates, which a callback on the chief alone may have set."""
@@ -127,7 +127,8 @@ class SafeList(keras.callbacks.CallbackList):
 
 def _hook(name: str) -> Any:
     def told(self: SafeList, *args: Any) -> None:
-        self._tell(name, *args, *([None] if len(args) < _ARGUMENTS[name] else []))
+        *place, logs = args if len(args) == _ARGUMENTS[name] else (*args, None)
+        self._tell(name, *place, keras_seams.pythonify(logs))
 
     return told
 

@@ -1,9 +1,12 @@
 """Everything a run must have back to go on: named tensors, and plain values beside them."""
 
 import base64
+import io
+import logging
 import math
 import random
 import re
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +23,11 @@ from service.training.own_step import all_metrics
 from service.training.rehearsal import optimizers
 
 _COUNTER = re.compile(r"_\d+(?=/|_|$)")
+_TOOLS = (  # what a callback works with, which the job makes again
+    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type, io.IOBase, logging.Logger),
+    *(keras.Layer, keras.optimizers.Optimizer, keras.metrics.Metric, keras.losses.Loss, keras.callbacks.Callback),
+    *(keras.utils.PyDataset, tf.data.Dataset, tf.Module, tf.summary.SummaryWriter, random.Random, np.random.RandomState),
+)
 _NOT_STATE = ("_model", "params", "validation_data")  # what a callback is given, not what it knows
 
 
@@ -159,6 +167,14 @@ def set_callback_state(callback: Any, state: dict[str, Any]) -> None:
         callback.set_state(state)
     else:
         vars(callback).update(state)
+
+
+def unkept(callback: Any) -> list[str]:
+    """Returns the attributes of a callback, with their types, that no checkpoint can hold; tools such as functions are none."""
+    if hasattr(callback, "get_state"):
+        return []
+    kept = {name: value for name, value in vars(callback).items() if name not in _NOT_STATE and not plain.is_plain(value)}
+    return [f"{name} (a {type(value).__name__})" for name, value in kept.items() if not isinstance(value, _TOOLS)]
 
 
 def _checksum(tensor: np.ndarray) -> int:

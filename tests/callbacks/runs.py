@@ -1,5 +1,6 @@
 """Runs with callbacks of every kind, interrupted and not; run inside worker processes."""
 
+import contextlib
 import pathlib
 from typing import Any
 
@@ -14,10 +15,12 @@ from tensorboard.util.tensor_util import make_ndarray
 import service
 from service.attempt import Attempt
 from service.cluster import strategy
+from service.cluster.consensus import Council
 from service.cluster.notice import Notice
 from service.run import Run
 from service.storage.store import Store
 from tests.attempts import Interrupt, Interrupted
+from tests.exact.parity import mirrored
 
 ROWS, EPOCHS = 45, 9
 X = np.random.RandomState(0).randn(ROWS, 5)
@@ -126,7 +129,7 @@ def train(
         attempt.abandon()
         return str(interrupted)
     attempt.finish(None, {})
-    own, alone, _, plateau, stopping, _, best, at, _, _ = callbacks
+    own, alone, _, plateau, stopping, _, best, *_ = callbacks
     left: dict[str, Any] = {
         "history": history.history,
         "variables": [keras.ops.convert_to_numpy(v).tolist() for v in (*model.variables, *model.optimizer.variables)],
@@ -139,6 +142,46 @@ def train(
     if attempt.council.index == 0:
         left |= {"alone": alone.sums, "files": files(url), "events": events(url)}
     return left
+
+
+class Drifting(keras.callbacks.Callback):
+    """An author's that sets another rate on each worker."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.model.optimizer.learning_rate = 0.1 * (1 + self.index)
+
+
+def drift() -> None:
+    """Trains with it. Collective: every worker calls this."""
+    index = Council(strategy.connected()).index
+    service.fit(build(), X, Y, epochs=1, verbose=0, callbacks=[Drifting(index)])
+
+
+class Saves(keras.callbacks.Callback):
+    """An author's that saves on every worker, and evaluates."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder, self.losses = folder, []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.save(f"{self.folder}/whole.keras")
+        self.model.save_weights(f"{self.folder}/only.weights.h5")
+        self.model.export(f"{self.folder}/served", verbose=False)
+        self.losses.append((self.model.evaluate(X, Y, verbose=0, return_dict=True)["loss"], logs["val_loss"]))
+
+
+def save(folder: str, on_replicas: bool = False) -> list[tuple[float, float]]:
+    """Trains with it, validated by all rows; returns its losses beside the log's. Collective: every worker calls this."""
+    with mirrored().scope() if on_replicas else contextlib.nullcontext():
+        model = build()
+    saves = Saves(folder)
+    service.fit(model, X, Y, batch_size=8, epochs=2, verbose=0, validation_data=(X, Y), callbacks=[saves])
+    return saves.losses
 
 
 def files(url: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Callbacks of every kind do the same on one worker and on two, and after a restart."""
 
+import keras
 import numpy as np
 import pytest
 
 from tests.callbacks import runs
-from tests.processes import Workers
+from tests.processes import WorkerFailed, Workers
 
 pytestmark = pytest.mark.processes
 # 45 rows less the last fifth are 36: 8, 8, 8, 8, 4 in an epoch.
@@ -109,3 +110,28 @@ def test_a_restart_changes_nothing_for_an_author_s_own_keras_callbacks(one, alon
     assert one.call(runs.train, str(tmp_path), "stock", moment, STEPS) == [str(moment)]
     (left,) = one.call(runs.train, str(tmp_path), "stock", None, STEPS)
     assert_same({k: v for k, v in left.items() if k != "classes"}, {k: v for k, v in alone.items() if k != "classes"})
+
+
+def test_a_rate_that_is_another_one_on_each_worker_names_the_callback(two):
+    with pytest.raises(WorkerFailed, match=r"Set last by: Drifting\.on_epoch_begin, Drifting\.on_epoch_begin\.") as raised:
+        two.call(runs.drift)
+    assert raised.value.kind == "WorkersDiffer"
+
+
+def test_a_model_saved_on_every_worker_is_written_once_and_whole_and_its_own_evaluate_is_exact(two, tmp_path):
+    losses = two.call(runs.save, str(tmp_path))
+    assert losses[0] == losses[1]
+    for own, logged in losses[0]:
+        assert own == pytest.approx(logged, rel=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole.keras", "only.weights.h5", "served"}
+    loaded = keras.saving.load_model(tmp_path / "whole.keras", custom_objects={"Watched": runs.Watched})
+    saved, alone = loaded.get_weights(), runs.build()
+    alone.load_weights(tmp_path / "only.weights.h5")
+    for one, another in zip(saved, alone.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
+def test_a_model_on_replicas_of_one_process_is_evaluated_exactly_in_a_callback(one, tmp_path):
+    # Stock Keras gives both halves of the last batch of 5 rows, 3 and 2, the same weight.
+    for own, logged in one.call(runs.save, str(tmp_path), True)[0]:
+        assert own == pytest.approx(logged, rel=1e-5)

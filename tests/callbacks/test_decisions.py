@@ -26,7 +26,7 @@ def sequence(draw, epochs=14):
 
 
 def followed(callback, values):
-    """Returns, epoch by epoch, what the callback knows, the rate, and whether it stopped, over a model that only holds those."""
+    """Returns, epoch by epoch, what the callback knows, the rate, and whether it stopped; its model only holds those."""
     weights = [0]
     model = SimpleNamespace(
         optimizer=SimpleNamespace(learning_rate=0.1, name="sgd"),

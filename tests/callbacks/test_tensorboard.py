@@ -99,7 +99,7 @@ def test_a_profile_covers_the_steps_that_were_asked_for(tmp_path):
 
 
 def test_arguments_that_cannot_be_meant_are_refused():
-    with pytest.raises(OptionUnknown, match='no argument "histogram_frequency". Did you mean "histogram_freq"'):
+    with pytest.raises(OptionUnknown, match=r'no argument "histogram_frequency"\. Did you mean "histogram_freq"'):
         service.callbacks.TensorBoard("x", histogram_frequency=1)
     with pytest.raises(RunInvalid, match="update_freq='often'"):
         service.callbacks.TensorBoard("x", update_freq="often")
@@ -146,9 +146,8 @@ def address(request, tmp_path_factory):
 def ask(address, path, body=None, **query):
     """Returns what the server answers, as JSON or as text."""
     url = f"{address}/data/plugin/{path}?{urllib.parse.urlencode(query)}"
-    request = urllib.request.Request(
-        url, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         text = response.read().decode()
     return json.loads(text) if text[:1] in "[{" else text
