@@ -5,6 +5,7 @@ import numbers
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from service.callbacks.watching import better, refusing_unknown, watched
 from service.errors import ModelInvalid, RunInvalid
@@ -94,7 +95,8 @@ def rates_of(optimizer: Any) -> dict[str, float]:
 
 def rate_of(optimizer: Any) -> float:
     """Returns the optimizer's learning rate now."""
-    return float(keras.ops.convert_to_tensor(optimizer.learning_rate))
+    rate = optimizer.learning_rate
+    return float(tf.convert_to_tensor(getattr(rate, "value", rate)) if hasattr(rate, "dtype") else rate)
 
 
 def check_settable(optimizer: Any, name: str) -> None:

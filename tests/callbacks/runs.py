@@ -158,6 +158,7 @@ class Drifting(keras.callbacks.Callback):
 def drift() -> None:
     """Trains with it. Collective: every worker calls this."""
     index = Council(strategy.connected()).index
+    keras.utils.set_random_seed(5)
     service.fit(build(), X, Y, epochs=1, verbose=0, callbacks=[Drifting(index)])
 
 
@@ -177,6 +178,7 @@ class Saves(keras.callbacks.Callback):
 
 def save(folder: str, on_replicas: bool = False) -> list[tuple[float, float]]:
     """Trains with it, validated by all rows; returns its losses beside the log's. Collective: every worker calls this."""
+    keras.utils.set_random_seed(5)
     with mirrored().scope() if on_replicas else contextlib.nullcontext():
         model = build()
     saves = Saves(folder)
