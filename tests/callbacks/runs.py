@@ -152,7 +152,7 @@ class Drifting(keras.callbacks.Callback):
         self.index = index
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.model.optimizer.learning_rate = 0.1 * (1 + self.index)
+        self.model.optimizer.learning_rate = 0.05 * (1 + self.index)
 
 
 def drift() -> None:
