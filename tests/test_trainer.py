@@ -141,7 +141,7 @@ def assert_same_bits(one: service.Result, other: service.Result) -> None:
         assert tensor.tobytes() == others[name].tobytes(), name
 
 
-SPEEDS = {"epoch_samples_per_second", "epoch_step_seconds", "epoch_data_wait_seconds"}
+SPEEDS = {"speed/samples_per_second", "speed/step_seconds", "speed/data_wait_seconds"}
 
 
 def scalars(url: str, kind: str) -> dict[str, list[tuple[int, float]]]:
@@ -151,7 +151,7 @@ def scalars(url: str, kind: str) -> dict[str, list[tuple[int, float]]]:
     return {
         tag: [(event.step, make_ndarray(event.tensor_proto).item()) for event in accumulator.Tensors(tag)]
         for tag in accumulator.Tags()["tensors"]
-        if tag.startswith("epoch_")
+        if tag.startswith(("epoch_", "speed/"))
     }
 
 
@@ -248,9 +248,9 @@ def test_tensorboards_reader_finds_the_history_on_global_steps(three):
     rate = float(np.float32(0.003))
     shown = scalars(url, "train")
     speeds = {name: [value for _, value in shown.pop(name)] for name in SPEEDS}
-    for per_second, seconds in zip(speeds["epoch_samples_per_second"], speeds["epoch_step_seconds"], strict=True):
+    for per_second, seconds in zip(speeds["speed/samples_per_second"], speeds["speed/step_seconds"], strict=True):
         assert per_second * seconds == pytest.approx(TRAINED_ROWS / STEPS, rel=1e-4)  # rows of a batch, on the average
-    for waited, seconds in zip(speeds["epoch_data_wait_seconds"], speeds["epoch_step_seconds"], strict=True):
+    for waited, seconds in zip(speeds["speed/data_wait_seconds"], speeds["speed/step_seconds"], strict=True):
         assert 0 <= waited <= seconds
     assert shown == {
         "epoch_loss": at_epoch_ends(history["loss"]),

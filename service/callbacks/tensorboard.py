@@ -164,7 +164,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
             return
         trained = {name: value for name, value in (logs or {}).items() if not name.startswith("val_")}
         held_out = {name.removeprefix("val_"): value for name, value in (logs or {}).items() if name.startswith("val_")}
-        self._events.scalars("train", self._numbers("epoch", {**self._rates(), **trained, **self._speeds()}), self._now)
+        self._events.scalars("train", self._numbers("epoch", {**self._rates(), **trained}) | self._speeds(), self._now)
         if held_out:
             self._events.scalars("validation", self._numbers("epoch", held_out), self._now)
         if self._is_due(epoch, self.histogram_freq):
@@ -195,7 +195,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     def _enter(self) -> None:
         """Has tf.summary, in layers and callbacks, write to the run's files from now on."""
-        self._is_shown = tf.Variable(True, trainable=False)
+        self._shows_now = True
+        self._is_shown = tf.Variable(self._shows_now, trainable=False)
         self._open.enter_context(self._events.writer("train").as_default(self._iterations()))
         self._open.enter_context(tf.summary.record_if(self._shows))
 
@@ -204,7 +205,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
         return self._is_shown.read_value() if current() is not None else tf.executing_eagerly()
 
     def _show(self, is_due: bool) -> None:
-        if self._is_chief and hasattr(self, "_is_shown"):
+        if self._is_chief and hasattr(self, "_is_shown") and is_due != self._shows_now:
+            self._shows_now = is_due
             self._is_shown.assign(is_due)
 
     def _is_due(self, epoch: int, every: int) -> bool:
@@ -227,9 +229,9 @@ class TensorBoard(keras.callbacks.TensorBoard):
         if pace is None or not pace.steps:
             return {}
         seconds = max(pace.seconds, 1e-9)
-        found = {"samples_per_second": pace.rows / seconds, "step_seconds": seconds / pace.steps}
-        found["data_wait_seconds"] = pace.waited_seconds / pace.steps
-        return found | ({"steps_per_second": pace.steps / seconds} if self.write_steps_per_second else {})
+        found = {"speed/samples_per_second": pace.rows / seconds, "speed/step_seconds": seconds / pace.steps}
+        found["speed/data_wait_seconds"] = pace.waited_seconds / pace.steps
+        return found | ({"epoch_steps_per_second": pace.steps / seconds} if self.write_steps_per_second else {})
 
     def _write_begin(self) -> None:
         setting = self._joined or Setting()

@@ -26,7 +26,7 @@ ROWS, EPOCHS = 45, 9
 X = np.random.RandomState(0).randn(ROWS, 5)
 Y = X[:, :2] * 0.7 + np.random.RandomState(1).randn(ROWS, 2)
 WATCH = {"monitor": "val_loss", "mode": "min"}
-SPEEDS = ("epoch_samples_per_second", "epoch_step_seconds", "epoch_data_wait_seconds", "_hparams_/session_end_info")
+SPEEDS = ("speed/samples_per_second", "speed/step_seconds", "speed/data_wait_seconds", "_hparams_/session_end_info")
 
 
 class Own(keras.callbacks.Callback):

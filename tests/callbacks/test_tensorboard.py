@@ -156,7 +156,7 @@ def ask(address, path, body=None, **query):
 def test_a_server_without_tensorflow_shows_two_runs_curves(address):
     tags = ask(address, "scalars/tags")
     assert set(tags) == {f"{name}/logs/{kind}" for name in ("slow", "fast") for kind in ("train", "validation")}
-    assert {"epoch_loss", "batch_loss", "epoch_learning_rate", "epoch_samples_per_second"} <= set(tags["fast/logs/train"])
+    assert {"epoch_loss", "batch_loss", "epoch_learning_rate", "speed/samples_per_second"} <= set(tags["fast/logs/train"])
     shown = ask(address, "scalars/scalars", run="slow/logs/train", tag="epoch_learning_rate")
     assert [(step, value) for _, step, value in shown] == [(2, pytest.approx(0.01)), (4, pytest.approx(0.01))]
 
