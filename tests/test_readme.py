@@ -75,4 +75,4 @@ def test_code_uses_names_that_the_service_has(text):
 def test_every_file_the_pages_point_to_is_there():
     for page in PAGES:
         for path in re.findall(r"`((?:tests|docs|jobs|service)/[\w/.]+)`|\]\(([\w/.]+)\)", page.read_text()):
-            assert (ROOT / (path[0] or path[1])).exists(), f"{page.name} points to {path}"
+            assert (ROOT / path[0] if path[0] else page.parent / path[1]).exists(), f"{page.name} points to {path}"
