@@ -1,4 +1,4 @@
-"""A tf.data pipeline as a stream: every worker runs it and takes its rows of each batch."""
+"""A tf.data pipeline as a stream: every worker loads its rows of each batch, or runs all of it."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from service.cluster.consensus import Council
+from service.data.own_rows import OwnReading, own_reading
 from service.data.sources import Arrays
 from service.data.streams import Leaf, agreed, batch_of
 from service.errors import DataInvalid
@@ -31,15 +32,25 @@ class Dataset:
         self.steps = size if size >= 0 else None
         nodes = _nodes(dataset)
         self._check_order(nodes)
+        self._reading: OwnReading | None = None
+        self._place = (1, 0)
         self.replays = any(name in node.op for node in nodes for name in _MOVING)
 
     def batches(self, number: int, first: int = 0) -> Iterator[Arrays]:
         """Yields the batches of a pass from batch `first` on. Collective: every worker iterates this."""
-        elements = (self._dataset.skip(first) if first and not self.replays else self._dataset).as_numpy_iterator()
-        mine = (batch_of(element, self.of) for element in elements)
-        return itertools.islice(
-            agreed(mine, self._council, f"the {self.of}tf.data pipeline"), first if self.replays else 0, None
-        )
+        skipped = 0 if self.replays else first
+        mine: Iterator[Arrays]
+        if self._reading is not None:
+            mine = self._reading.batches(*self._place, skipped)
+        else:
+            elements = (self._dataset.skip(skipped) if skipped else self._dataset).as_numpy_iterator()
+            mine = (batch_of(element, self.of) for element in elements)
+        return itertools.islice(agreed(mine, self._council, f"the {self.of}tf.data pipeline"), first - skipped, None)
+
+    def share_out(self, replicas: int, replica: int) -> None:
+        """Lets the batches load the rows of one replica alone, where the pipeline tells what that takes."""
+        if self._place != (replicas, replica):
+            self._reading, self._place = own_reading(self._dataset, self.of), (replicas, replica)
 
     def describe(self) -> str:
         """Returns what another attempt must find the same."""

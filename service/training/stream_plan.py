@@ -10,7 +10,7 @@ import numpy as np
 
 from service.data.sources import Arrays
 from service.data.streams import Leaf, Stream
-from service.exact.group import Group
+from service.exact.group import Group, PlainGroup
 from service.training.plan import Batch, part_of
 
 
@@ -69,6 +69,8 @@ class StreamPlan:
         Collective: every worker iterates this.
         """
         number = epoch - self._first_epoch
+        if isinstance(group, PlainGroup) and self.like[2] is None and hasattr(self.source, "share_out"):
+            self.source.share_out(group.size, group.index)
         if self.source.replays or self._goes_on:
             if number > self._epochs or first:
                 self._say(f"Reading the data again up to epoch {epoch + 1}, batch {first}, where the checkpoint left off.")

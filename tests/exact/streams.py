@@ -72,6 +72,12 @@ def dataset(seed: int | None = None) -> tf.data.Dataset:
     return rows.map(lambda x, y, w: (x * 2.0, y, w), num_parallel_calls=2).batch(SIZE).prefetch(1)
 
 
+def unweighed() -> tf.data.Dataset:
+    """Returns a pipeline of which each worker maps its own rows alone."""
+    rows = tf.data.Dataset.from_tensor_slices((X, Y)).map(lambda x, y: (x * 2.0, y)).map(lambda x, y: (x, y + 1.0))
+    return rows.batch(SIZE)
+
+
 def held_out() -> tuple[Any, Any]:
     """Returns arrays to validate by."""
     return X[:11], Y[:11]
@@ -79,6 +85,7 @@ def held_out() -> tuple[Any, Any]:
 
 KINDS: dict[str, Callable[[], dict[str, Any]]] = {
     "tf.data": lambda: dict(x=dataset(), epochs=2, validation_data=held_out(), validation_batch_size=4),
+    "tf.data, own rows": lambda: dict(x=unweighed(), epochs=2, validation_data=unweighed()),
     "tf.data, shuffled": lambda: dict(x=dataset(7), epochs=3),
     "tf.data, epochs inside a pass": lambda: dict(x=dataset(7), epochs=4, steps_per_epoch=4),
     "tf.data, endless": lambda: dict(

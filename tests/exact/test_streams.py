@@ -39,6 +39,7 @@ def test_evaluation_and_predictions_are_one_device_s(two, kind):
 
 
 RESUMED = {
+    "tf.data, own rows": ("batch_end", 1, 2),
     "tf.data, shuffled": ("batch_end", 2, 2),
     "PyDataset, reordered": ("batch_end", 2, 3),
     "generator": ("batch_end", 1, 2),
