@@ -3,6 +3,7 @@
     python -m service runs gs://bucket/runs
     python -m service show gs://bucket/runs/vae-1 --json
     python -m service verify runs/vae-1
+    python -m service logs runs/vae-1 --worker 1 --follow
 
 What is read is only the run's storage: neither TensorFlow, Keras nor Ray is imported,
 so that a laptop can look into the run of a cluster.
@@ -27,13 +28,15 @@ class _Command(NamedTuple):
         word: what its one argument stands for.
         expected: what to write for it.
         does: the line of the help.
-        run: carries it out and returns the exit code.
+        run: carries it out, by the options and a clock, and returns the exit code.
+        options: what may be given besides, with argparse's own arguments.
     """
 
     word: str
     expected: str
     does: str
-    run: Callable[[str, bool, Callable[[], float]], int]
+    run: Callable[[str, argparse.Namespace, Callable[[], float]], int]
+    options: dict[str, dict[str, Any]] = {"--json": {"action": "store_true", "help": "print JSON for other programs"}}
 
 
 def main(argv: Sequence[str] | None = None, clock: Callable[[], float] = time.time) -> int:
@@ -48,11 +51,11 @@ def main(argv: Sequence[str] | None = None, clock: Callable[[], float] = time.ti
     """
     words = sys.argv[1:] if argv is None else [*argv]
     try:
-        name, url, as_json = _parse(words)
+        name, url, options = _parse(words)
     except SystemExit as stop:  # what is wrong, or the help, is printed
         return int(stop.code or 0)
     try:
-        code = _COMMANDS[name].run(url, as_json, clock)
+        code = _COMMANDS[name].run(url, options, clock)
         sys.stdout.flush()
         return code
     except ServiceError as error:
@@ -66,33 +69,41 @@ def main(argv: Sequence[str] | None = None, clock: Callable[[], float] = time.ti
         return 130
 
 
-def _runs(url: str, as_json: bool, clock: Callable[[], float]) -> int:
+def _runs(url: str, options: argparse.Namespace, clock: Callable[[], float]) -> int:
     from service import cli_runs, cli_text
 
     found = cli_runs.summaries(cli_runs.connect(url), clock())
-    _print_json(found) if as_json else print(cli_text.runs(found, url))
+    _print_json(found) if options.json else print(cli_text.runs(found, url))
     return 0
 
 
-def _show(url: str, as_json: bool, clock: Callable[[], float]) -> int:
+def _show(url: str, options: argparse.Namespace, clock: Callable[[], float]) -> int:
     from service import cli_runs, cli_text
 
     about = cli_runs.about(cli_runs.run_at(url), clock())
-    _print_json(about) if as_json else print(cli_text.run(about))
+    _print_json(about) if options.json else print(cli_text.run(about))
     return 0
 
 
-def _verify(url: str, as_json: bool, clock: Callable[[], float]) -> int:
+def _verify(url: str, options: argparse.Namespace, clock: Callable[[], float]) -> int:
     from service import cli_runs, cli_text, cli_verify
 
     store, checks = cli_runs.run_at(url), []
     for check in cli_verify.checks(store):
         checks.append(check)
-        if not as_json:
+        if not options.json:
             print(cli_text.check(check), flush=True)  # each as it is known: a large run takes long
     is_whole = not any(check["problems"] for check in checks)
-    _print_json({"url": store.url, "whole": is_whole, "checks": checks}) if as_json else print(cli_text.verdict(checks))
+    _print_json({"url": store.url, "whole": is_whole, "checks": checks}) if options.json else print(cli_text.verdict(checks))
     return 0 if is_whole else 1
+
+
+def _logs(url: str, options: argparse.Namespace, clock: Callable[[], float]) -> int:
+    from service import cli_logs, cli_runs
+
+    for text in cli_logs.lines(cli_runs.run_at(url), options.worker, options.follow):
+        print(text, end="", flush=True)
+    return 0
 
 
 _A_RUN = "a run's folder, such as runs/vae-1 or gs://bucket/runs/vae-1"
@@ -102,6 +113,16 @@ _COMMANDS = {
     ),
     "show": _Command("RUN", _A_RUN, "one run: its record, attempts, checkpoints, stages and result", _show),
     "verify": _Command("RUN", _A_RUN, "reads every byte of a run back; exits with 1 if anything is wrong with it", _verify),
+    "logs": _Command(
+        "RUN",
+        _A_RUN,
+        "what a run's workers printed, in every attempt",
+        _logs,
+        {
+            "--worker": {"type": int, "metavar": "N", "help": "of worker N alone"},
+            "--follow": {"action": "store_true", "help": "go on with what is printed from now on, until Ctrl-C"},
+        },
+    ),
 }
 
 
@@ -112,10 +133,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\nHelp: {self.prog} --help\n")
 
 
-def _parse(words: list[str]) -> tuple[str, str, bool]:
-    """Returns the subcommand, its URL and whether JSON is wanted; exits where a word is wrong."""
+def _parse(words: list[str]) -> tuple[str, str, argparse.Namespace]:
+    """Returns the subcommand, its URL and its options; exits where a word is wrong."""
     commands = "\n".join(f"  {name:8}{command.word:5}{command.does}" for name, command in _COMMANDS.items())
-    usage = f"{_program()} {{{','.join(_COMMANDS)}}} ... [--json]"
+    usage = f"{_program()} {{{','.join(_COMMANDS)}}} ..."
     top = _Parser(
         prog=_program(),
         usage=usage,
@@ -133,13 +154,15 @@ def _parse(words: list[str]) -> tuple[str, str, bool]:
     return name, *_parse_rest(name, rest)
 
 
-def _parse_rest(name: str, words: list[str]) -> tuple[str, bool]:
+def _parse_rest(name: str, words: list[str]) -> tuple[str, argparse.Namespace]:
     command = _COMMANDS[name]
     parser = _Parser(prog=f"{_program()} {name}", description=f"{name}: {command.does}.", allow_abbrev=False)
-    parser.usage = f"%(prog)s {command.word} [--json]"
+    shown = (f"[{option}{' N' if 'type' in how else ''}]" for option, how in command.options.items())
+    parser.usage = f"%(prog)s {command.word} {' '.join(shown)}"
     # Any number is taken here, so that the message below can say what was given.
     parser.add_argument("words", nargs="*", metavar=command.word, help=command.expected)
-    parser.add_argument("--json", action="store_true", help="print JSON for other programs")
+    for option, how in command.options.items():
+        parser.add_argument(option, **how)
     parsed, unknown = parser.parse_known_args(words)
     for word in unknown:
         if word.startswith("-"):
@@ -147,9 +170,9 @@ def _parse_rest(name: str, words: list[str]) -> tuple[str, bool]:
             parser.error(f'there is no option "{option}". {did_you_mean(option, parser._option_string_actions)}')
     given = [*parsed.words, *unknown]
     if len(given) != 1:
-        shown = f"given {' '.join(given)}" if given else "none was given"
-        parser.error(f"expected one {command.word}, {command.expected}; {shown}.")
-    return given[0], parsed.json
+        what = f"given {' '.join(given)}" if given else "none was given"
+        parser.error(f"expected one {command.word}, {command.expected}; {what}.")
+    return given[0], parsed
 
 
 def _program() -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 import tempfile
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -167,23 +168,30 @@ def _perform_on_ray(
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any] | None:
-    """What Ray runs on each worker: the author's job, its output relayed from the chief."""
+    """What Ray runs on each worker: the author's job, its output kept, the chief's relayed."""
     import ray.train
 
     from service import worker
     from service.cluster.console import RemoteOutput
+    from service.kept import Kept
 
     job = reference.resolve(config["job"]) if isinstance(config["job"], str) else config["job"]
     output = None
     notice = Notice()
-    if ray.train.get_context().get_world_rank() == 0:
-        output = sys.stdout = RemoteOutput(config["relay"], config["is_terminal"])
+    index = ray.train.get_context().get_world_rank()
+    kept = Kept(config["store"], index, config["relay"], config["run"]["stall_seconds"])
+    if index == 0:
+        output = sys.stdout = RemoteOutput(config["relay"], config["is_terminal"], kept.output.write)
         notice.listen(config["relay"])
     try:
         return worker.perform(job, Run(**config["run"]), config["options"], config["store"], notice)
+    except BaseException:
+        traceback.print_exc()  # the driver hears of the first worker's; the file keeps each one's
+        raise
     finally:
         if output is not None:
             output.drain()
+        kept.close()
 
 
 def _worker_variables() -> dict[str, str]:

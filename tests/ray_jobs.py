@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,35 @@ def weighs_a_row_nan(worker: service.Worker) -> None:
 def killed_always(worker: service.Worker) -> None:
     """Dies in the second batch, in every attempt."""
     worker.fit(small_model(), *rows(), batch_size=4, callbacks=[Killed(epoch=0, batch=1)])
+
+
+class Stuck(keras.callbacks.Callback):
+    """Takes no more steps from the middle of epoch 2 on, the first time: stopped from outside, or in a loop without an end."""
+
+    def __init__(self, marker: Path, is_stopped: bool) -> None:
+        super().__init__()
+        self.marker, self.is_stopped, self.epoch = marker, is_stopped, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if (self.epoch, batch) != (1, 1) or self.marker.exists():
+            return
+        self.marker.touch()
+        if self.is_stopped:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        loop_without_end()
+
+
+def loop_without_end() -> None:
+    """What an author's mistake can be."""
+    while True:
+        time.sleep(0.01)
+
+
+def stuck_once(worker: service.Worker) -> None:
+    """Worker 1 is stuck in epoch 2, in the first attempt."""
+    marker = Path(worker.options["notes"], f"{worker.run.name}-was-stuck")
+    callbacks = [Stuck(marker, worker.options["stopped"])] if worker.index == 1 else [keras.callbacks.Callback()]
+    worker.fit(small_model(), *rows(), batch_size=4, epochs=4, callbacks=callbacks)

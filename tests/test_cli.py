@@ -418,7 +418,7 @@ def test_a_run_that_is_not_there_is_corrected(ask, tmp_path, finished):
     [
         (["shwo", "x"], 'there is no command "shwo". Did you mean "show"?'),
         (["start"], 'there is no command "start".'),
-        (["--json", "runs"], '"--json" stands before the command. Write the command first: runs, show, verify.'),
+        (["--json", "runs"], '"--json" stands before the command. Write the command first: runs, show, verify, logs.'),
         (["show", "x", "--jsn"], 'there is no option "--jsn". Did you mean "--json"?'),
         (["show", "x", "--js"], 'there is no option "--js". Did you mean "--json"?'),
         (["show"], "expected one RUN, a run's folder, such as runs/vae-1 or gs://bucket/runs/vae-1; none was given."),

@@ -4,6 +4,7 @@ import io
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -48,8 +49,9 @@ class Console:
 class RemoteOutput(io.TextIOBase):
     """The chief's sys.stdout: what is printed there appears at the driver, a terminal if that is one."""
 
-    def __init__(self, relay: Any, is_terminal: bool) -> None:
-        self._relay, self._is_terminal = relay, is_terminal
+    def __init__(self, relay: Any, is_terminal: bool, also: Callable[[str], None] = lambda text: None) -> None:
+        """`also` is given the text too."""
+        self._relay, self._is_terminal, self._also = relay, is_terminal, also
         self._text: list[str] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._send, daemon=True).start()
@@ -82,4 +84,6 @@ class RemoteOutput(io.TextIOBase):
         """Sends the text there is; under the lock, so that no later text overtakes it."""
         with self._lock:
             text, self._text = "".join(self._text), []
+            if text:
+                self._also(text)
             return self._relay.put.remote(text) if text else None

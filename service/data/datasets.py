@@ -1,4 +1,4 @@
-"""A tf.data pipeline as a stream: every worker loads its rows of each batch, or runs all of it."""
+"""A tf.data pipeline as a stream: a worker loads its own rows of each batch, or all of it."""
 
 import itertools
 from collections.abc import Iterator

@@ -64,11 +64,21 @@ def model_json(stage: int = 1, name: str = "") -> str:
     return f"{_stage(stage)}model{name and '-'}{name}.json"
 
 
+def output(worker: int, began: str = "") -> str:
+    """Returns the path of what a worker's process that began then printed, or the folder of all that worker's."""
+    return f"output/worker-{worker}" + (f"/{began}.log" if began else "")
+
+
+def stacks(attempt: str, worker: int) -> str:
+    """Returns the path of what a stuck worker's threads were doing."""
+    return f"stacks/{attempt}-worker-{worker}.txt"
+
+
 def is_the_run_s(path: str) -> bool:
     """Whether the run itself writes a file of this path, so that a callback must not."""
     first = path.partition("/")[0]
     views = {history_json(), history_csv(), model(), model_json()}
-    return path in {RUN, LEASE, *views} or first in {COMMITS, SHARDS, "logs", "stages"}
+    return path in {RUN, LEASE, *views} or first in {COMMITS, SHARDS, "logs", "stages", "stacks", "output"}
 
 
 def _stage(stage: int) -> str:

@@ -1,0 +1,51 @@
+"""Where this worker's training is, for whoever watches it."""
+
+import collections
+import time
+from collections.abc import Callable
+from typing import Any
+
+from service.policies.stalling import STEP, Beat
+
+_RECENT = 50
+
+
+class Pulse:
+    """Which phase a worker is in and since when, and how long its last steps took; costs a step two clock readings."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._now = ("starting", clock())
+        self.recent: collections.deque[float] = collections.deque(maxlen=_RECENT)
+
+    def enter(self, phase: str) -> None:
+        """A phase begins."""
+        self._now = (phase, self._clock())
+
+    def beat(self) -> Beat:
+        """Returns where the worker is."""
+        phase, since = self._now
+        return Beat(phase, self._clock() - since)
+
+    def stepping(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns the function, whose calls are steps; the first one compiles."""
+        is_known = False
+
+        def call(*args: Any) -> Any:
+            nonlocal is_known
+            began = self._clock()
+            self._now = (STEP if is_known else "compiling a step", began)
+            result = function(*args)
+            ended = self._clock()
+            if is_known:
+                self.recent.append(ended - began)
+            is_known = True
+            self._now = ("what comes between steps (callbacks, data, saves)", ended)
+            return result
+
+        if hasattr(function, "get_concrete_function"):  # who looks at a step's graph finds it
+            call.get_concrete_function = function.get_concrete_function  # type: ignore[attr-defined]
+        return call
+
+
+PULSE = Pulse()
