@@ -214,6 +214,7 @@ def test_a_stopped_job_commits_where_it_is_and_the_same_command_goes_on_from_the
     folder, notes = tmp_path / "stopped", tmp_path / "notes"
     notes.mkdir()
     command = ("tests.kill_jobs", "--workers", "1", "--storage", str(tmp_path), "--name", "stopped", "--notes", str(notes))
+    command += ("--patience", "5000")  # however long the stop takes to come, nothing else ends the training before
     patient = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(PATIENCE_SECONDS)}})
     options = ("--no-wait", "--runtime-env-json", patient)
     begun = submit(head, checkout, "stopped-1", *command, "--epochs", "5000", options=options)
