@@ -31,7 +31,8 @@ class Run:
         keep: how many of the newest checkpoints stay.
         keep_best: the metric by which one more checkpoint stays, the least for "val_loss", the largest for "max:val_accuracy".
         keep_every_steps: a checkpoint at a multiple of so many steps stays for good.
-        max_restarts: how often lost workers are started again.
+        max_restarts: how often lost workers are started again without a new checkpoint in between.
+        max_seconds: after so long the workers commit where they are and the run stops; the same command goes on.
         stall_seconds: how long a step may take before the workers are started again.
         deterministic: ask TensorFlow for the same bits from the same run.
 
@@ -54,6 +55,7 @@ class Run:
     keep_best: str | None = None
     keep_every_steps: int | None = None
     max_restarts: int = 3
+    max_seconds: float | None = None
     stall_seconds: float = 600.0
     deterministic: bool = True
 
@@ -88,7 +90,7 @@ class Run:
         _check_count("seed", self.seed, least=0, optional=True)
         if self.seed is not None and self.seed >= 2**32:
             raise RunInvalid(f"Run(seed={self.seed}): expected less than 2**32, the range of numpy's generator.")
-        for field in ("save_every_seconds", "stall_seconds"):
+        for field in ("save_every_seconds", "max_seconds", "stall_seconds"):
             _check_seconds(field, getattr(self, field), optional=field != "stall_seconds")
         if self.topology is not None and self.accelerator != "tpu":
             raise RunInvalid(f'Run(topology={self.topology!r}) is a TPU slice\'s shape: it goes with accelerator="tpu".')

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import tempfile
@@ -12,11 +13,12 @@ from typing import Any
 
 from service import environment, record, reference
 from service.cluster import ray_cluster
-from service.cluster.notice import Notice, signals
-from service.errors import JobFailed, RunInvalid, ServiceError, WorkersLost
+from service.cluster.notice import Notice, signals, time_limit
+from service.errors import JobFailed, RunInvalid, ServiceError
 from service.exact import keras_seams
 from service.run import Run
 from service.storage import urls
+from service.storage.commits import CommitLog
 from service.storage.store import Store
 
 # Where storage is; never a secret, for a cluster's dashboard shows what workers begin with. They
@@ -61,7 +63,8 @@ def train(job: Callable[..., Any], run: Run, **options: Any) -> Result:
     Raises:
         RunInvalid, EnvironmentUnfit, ClusterTooSmall: before any cluster is reserved.
         JobFailed: the job raised; the message carries its traceback.
-        RunInterrupted: this process got SIGINT or SIGTERM, and the workers have committed where they were.
+        RunInterrupted: this process got SIGINT or SIGTERM, or the run's max_seconds have passed, and the workers have
+            committed where they were.
         DataInvalid, ModelInvalid, WorkersDiffer: as found on the workers.
     """
     if not isinstance(run, Run):
@@ -110,7 +113,7 @@ def _perform(job: Callable[..., Any], named: str | None, run: Run, options: Mapp
     from service import worker
 
     notice = Notice()
-    with signals(notice.give):
+    with signals(notice.give), time_limit(run.max_seconds, notice.give):
         # By its name, so that classes of a module that was started as __main__ have their own module's name.
         return worker.perform(reference.resolve(named) if named else job, run, options, store, notice)
 
@@ -119,7 +122,7 @@ def _perform_on_ray(
     job: Callable[..., Any], named: str | None, run: Run, options: Mapping[str, Any], store: Store
 ) -> dict[str, Any]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+    from ray.train.v2.api.exceptions import ControllerError
 
     from service.cluster.abort import InterruptibleTrainer
     from service.cluster.backend import WorkerAddresses
@@ -133,6 +136,7 @@ def _perform_on_ray(
         relay = Relay.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
         stack.enter_context(Console(relay))
         heard = stack.enter_context(signals(relay.ask_to_leave.remote))
+        stack.enter_context(time_limit(run.max_seconds, relay.ask_to_leave.remote))
         trainer = InterruptibleTrainer(
             _work,
             train_loop_config={
@@ -148,8 +152,8 @@ def _perform_on_ray(
             run_config=RunConfig(
                 name=f"{run.name}-{uuid.uuid4().hex[:8]}",
                 storage_path=scratch,
-                failure_config=FailureConfig(max_failures=run.max_restarts),
-                callbacks=[StopAtErrors(relay)],
+                failure_config=FailureConfig(max_failures=-1),  # StopAtErrors counts
+                callbacks=[StopAtErrors(relay, functools.partial(_newest_checkpoint, store), run.max_restarts, store.url)],
                 worker_runtime_env={"env_vars": _worker_variables()},
             ),
             signals=heard,
@@ -158,13 +162,15 @@ def _perform_on_ray(
             return trainer.fit().return_value
         except ControllerError as error:
             raise _cause(error.controller_failure) from None
-        except WorkerGroupError as error:
-            raise WorkersLost(
-                f"Workers were lost more often than max_restarts={run.max_restarts} allows. The same command goes on from "
-                f"the last checkpoint. The last failures:\n{error}"
-            ) from None
         except SystemExit:
             raise KeyboardInterrupt from None  # how Ray Train ends a run that it aborts
+
+
+def _newest_checkpoint(store: Store) -> int:
+    """Returns the number of the run's newest checkpoint; 0 without one."""
+    log = CommitLog(store)
+    log.refresh()
+    return max((entry.number for entry in log.checkpoints()), default=0)
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ def test_a_worker_that_is_stuck_starts_again_with_the_others(cluster, tmp_path, 
     # A stopped process writes nothing; the others tell in which call they wait for it.
     assert set(stacks) == ({"0"} if is_stopped else {"0", "1"})
     assert all(problem in text for text in stacks.values())
-    assert ("taking.py" in stacks["0"]) if is_stopped else ("loop_without_end" in stacks["1"])
+    assert ("taking.py" in stacks["0"]) if is_stopped else ("loop_without_end" in stacks["1"]), "\n".join(stacks.values())
 
 
 class Clock:

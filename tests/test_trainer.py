@@ -386,8 +386,8 @@ def test_what_a_callback_was_made_with_stays_its_own_on_every_worker_after_a_res
 def test_the_scalars_of_a_killed_run_are_those_of_its_history(killed):
     history = killed.result.history
     for kind, name in (("train", "loss"), ("validation", "val_loss")):
-        # An epoch that was trained a second time stands there twice, with the same value.
-        assert sorted(set(scalars(killed.result.url, kind)["epoch_loss"])) == at_epoch_ends(history[name])
+        # An epoch that was trained a second time stands there once.
+        assert sorted(scalars(killed.result.url, kind)["epoch_loss"]) == at_epoch_ends(history[name])
 
 
 def test_what_the_chief_prints_appears_in_the_driver_and_what_others_print_does_not(killed):
@@ -463,4 +463,5 @@ def test_no_workers_train_in_this_process_to_the_same_history_as_one_worker_on_r
     assert (one.history, one.metrics) == (history, metrics)
     assert_same_bits(one, service.Result(history, metrics, str(tmp_path / "alone")))
     assert [entry.kind for entry in entries(one)] == [entry.kind for entry in entries(str(tmp_path / "alone"))]
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
+    there = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "alone")]
+    assert there[0] == there[1] | {"output"}  # without Ray the terminal has it

@@ -23,7 +23,10 @@ class Council:
         self._strategy = strategy if isinstance(strategy, PlainStrategy) else None
         self.count = self._strategy.num_replicas_in_sync if self._strategy else 1
         self.index = self._strategy.cluster_resolver.task_id if self._strategy else 0
-        self._sum = tf.function(self._reduce, reduce_retracing=True, autograph=False)
+        self._sums = {
+            dtype: tf.function(self._reduce, input_signature=[tf.TensorSpec([None], dtype)], autograph=False)
+            for dtype in ("int64", "float64")
+        }
 
     def gather(self, values: np.ndarray) -> np.ndarray:
         """Returns [workers, n]: every worker's [n] float64 or int64 values, in order."""
@@ -31,7 +34,7 @@ class Council:
             return values[None]
         placed = np.zeros((self.count, *values.shape), values.dtype)
         placed[self.index] = values
-        return self._sum(tf.constant(placed)).numpy()
+        return self._sum(placed)
 
     def any(self, answer: bool) -> bool:
         """Returns whether any worker says yes."""
@@ -59,7 +62,7 @@ class Council:
         """Returns the chief's [n] int64 values; the others give as many, which are not looked at."""
         if self._strategy is None:
             return values
-        return self._sum(tf.constant(values if self.index == 0 else np.zeros_like(values))).numpy()
+        return self._sum(values if self.index == 0 else np.zeros_like(values))
 
     def check_same(self, things: Mapping[str, np.ndarray], fix: str) -> None:
         """Compares the workers' hashes of arrays that all must hold alike.
@@ -78,6 +81,10 @@ class Council:
         found = [f"{name} (workers {', '.join(map(str, workers))})" for name, workers in wrong.items() if workers]
         if found:
             raise WorkersDiffer(f"Differs from the chief's, worker 0: {'; '.join(found)}. {fix}")
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        """Returns the sum of what every worker gives, in one traced function for arrays of any shape."""
+        return self._sums[values.dtype.name](tf.constant(values.reshape(-1))).numpy().reshape(values.shape)
 
     def _reduce(self, placed: Any) -> Any:
         def reduce(part: Any) -> Any:

@@ -40,6 +40,19 @@ class Notice:
 
 
 @contextlib.contextmanager
+def time_limit(seconds: float | None, ask: Callable[[], Any]) -> Iterator[None]:
+    """Calls `ask`, in a thread, if the block takes as long as that; None is no limit."""
+    timer = threading.Timer(seconds or 0, ask)
+    timer.daemon = True
+    if seconds is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
 def signals(ask: Callable[[], None]) -> Iterator["Signals"]:
     """Calls `ask`, in a thread, at the first SIGINT or SIGTERM that reaches this process inside the block.
 

@@ -35,13 +35,14 @@ class Pulse:
             nonlocal is_known
             began = self._clock()
             self._now = (STEP if is_known else "compiling a step", began)
-            result = function(*args)
-            ended = self._clock()
-            if is_known:
-                self.recent.append(ended - began)
-            is_known = True
-            self._now = ("what comes between steps (callbacks, data, saves)", ended)
-            return result
+            try:
+                return function(*args)
+            finally:
+                ended = self._clock()
+                if is_known:
+                    self.recent.append(ended - began)
+                is_known = True
+                self._now = ("what comes between steps (callbacks, data, saves)", ended)
 
         if hasattr(function, "get_concrete_function"):  # who looks at a step's graph finds it
             call.get_concrete_function = function.get_concrete_function  # type: ignore[attr-defined]

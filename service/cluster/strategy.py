@@ -1,11 +1,16 @@
 """The tf.distribute strategy a run names, and who drives which device."""
 
 import contextlib
+import functools
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
+
+HEARTBEAT_SECONDS = 30  # TensorFlow's own would be 10, as long as a step may take
 
 
 class PlainStrategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -50,12 +55,25 @@ def connect(devices: int = 1, timeout_seconds: float | None = None) -> tf.distri
     if not _connected:
         options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout_seconds)
         if worker_count() > 1:
-            _connected.append(PlainStrategy(communication_options=options))
+            with _patient_heartbeat():
+                _connected.append(PlainStrategy(communication_options=options))
         elif devices > 1:
             _connected.append(tf.distribute.MirroredStrategy(_local_devices(devices)))
         else:
             _connected.append(tf.distribute.get_strategy())
     return _connected[0]
+
+
+@contextlib.contextmanager
+def _patient_heartbeat() -> Iterator[None]:
+    """Has TensorFlow give a silent peer up later than the watch over the steps does, which first writes down what happened."""
+    runtime = context.context()
+    configure = runtime.configure_coordination_service
+    runtime.configure_coordination_service = functools.partial(configure, heartbeat_timeout_in_ms=HEARTBEAT_SECONDS * 1000)
+    try:
+        yield
+    finally:
+        del runtime.configure_coordination_service
 
 
 def connected() -> tf.distribute.Strategy | None:

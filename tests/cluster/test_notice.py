@@ -80,3 +80,26 @@ def test_a_run_in_one_process_commits_at_ctrl_c_and_its_command_goes_on_from_the
     done = subprocess.run([*words, "--epochs", str(epoch)], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^epoch (\d+)/", done.stdout, re.MULTILINE) == [str(epoch)]
+
+
+@pytest.mark.processes
+def test_a_run_whose_time_is_over_commits_and_says_where(tmp_path):
+    words = [sys.executable, "-m", "tests.kill_jobs", "--workers", "0", "--storage", str(tmp_path), "--name", "timed"]
+    words += ["--notes", str(tmp_path), "--epochs", "100000", "--patience", "100000", "--max-seconds", "9"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130, done.stderr
+    said = re.search(r"It is committed at epoch (\d+), step (\d+)", done.stderr)
+    assert said, done.stderr
+    log = CommitLog(Store(str(tmp_path / "timed")))
+    log.refresh()
+    assert log.checkpoints()[0].body["step"] == int(said[2])
+
+
+def test_a_block_that_ends_in_time_is_not_asked_to_leave():
+    asked: list[int] = []
+    with notice.time_limit(0.05, lambda: asked.append(1)):
+        pass
+    with notice.time_limit(None, lambda: asked.append(2)):
+        time.sleep(0.1)
+    assert asked == []
