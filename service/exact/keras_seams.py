@@ -69,6 +69,11 @@ _USED = (  # private names that are called, not replaced
     Seam("keras.src.optimizers.base_optimizer", "BaseOptimizer._backend_update_step", ("self", "grads", "trainable_variables")),
     Seam("keras.src.optimizers.base_optimizer", "BaseOptimizer._backend_increment_gradient_accumulators", ("self", "grads")),
     Seam("keras.src.optimizers.base_optimizer", "BaseOptimizer._overwrite_model_variables_with_average_value", ("self",)),
+    Seam(
+        "tensorflow.python.eager.polymorphic_function.concrete_function",
+        "ConcreteFunction._call_flat",
+        ("self", "tensor_inputs", "captured_inputs"),
+    ),
     Seam("keras.src.backend.tensorflow.optimizer", "TFOptimizer._all_reduce_sum_gradients", ("self", "grads_and_vars")),
 )
 _REPLACED = (

@@ -10,6 +10,7 @@ from service.exact import gradients, keras_seams, losses, metrics, noise, normal
 from service.exact.group import Group, ScopeGroup
 from service.exact.replica import Replica, acting
 from service.training.flat import Inputs, Results
+from service.training.traced import Traced
 
 WISHES = 3  # to stop, to save, to leave
 
@@ -61,7 +62,7 @@ class Step:
             # Tensors, as a graph and Keras give: what is an array is taken for the same on every replica.
             return lambda *given: function(*tf.nest.map_structure(tf.convert_to_tensor, given))
         jit = bool(self.model.jit_compile) and self.group.size == 1
-        return PULSE.stepping(tf.function(function, input_signature=signature, jit_compile=jit, autograph=False))
+        return PULSE.stepping(Traced(tf.function(function, input_signature=signature, jit_compile=jit, autograph=False)))
 
     def _train(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         undo = [(v, v.value.read_value()) for v in self._moved_by_forward()]
