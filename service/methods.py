@@ -236,7 +236,7 @@ def train_on_batch(
         results, (_, save, leave), _ = take(step, batch, surroundings(model)[1])
         if wishes is not None and (save or leave):
             wishes.hear(leave)
-        return results
+        return step.logs(results)
 
     return _on_batch(model, source, return_dict, act)
 
@@ -247,7 +247,7 @@ def test_on_batch(model: Any, x: Any, y: Any = None, sample_weight: Any = None, 
     check_compiled(model, "test_on_batch")
     check_losses(model)
     source = Arrays(x, y, weights.weighed(model, x, y, sample_weight, None))
-    return _on_batch(model, source, return_dict, lambda step, batch: step.test(*batch[:3]))
+    return _on_batch(model, source, return_dict, lambda step, batch: step.test_logs(step.test(*batch[:3])))
 
 
 def _on_batch(model: Any, source: Arrays, return_dict: bool, act: Callable[[Step, Any], Any]) -> Any:
@@ -258,7 +258,7 @@ def _on_batch(model: Any, source: Arrays, return_dict: bool, act: Callable[[Step
     step = step_for(model, group, source.like)
     model.reset_metrics()
     (batch,) = ArrayPlan(source, source.size).batches(group)
-    logs = keras_seams.pythonify(step.logs(act(step, batch)))
+    logs = keras_seams.pythonify(act(step, batch))
     return logs if return_dict else model._flatten_metrics_in_order(logs)
 
 

@@ -90,7 +90,7 @@ class SafeList(keras.callbacks.CallbackList):
             is_alone = callback in self._alone
             if is_alone and not self._setting.is_chief:
                 pass
-            elif watching.is_authors(callback):
+            elif watching.runs_own_code(callback):
                 with saving_once.hook(self._setting.is_chief, self._exact), alone.on_the_chief(is_alone):
                     self._watched(callback, hook, args)
             elif hook in _AGREEING:

@@ -10,6 +10,7 @@ from service import keras2
 from service.errors import OptionUnknown, RunInvalid, did_you_mean
 from service.exact import keras_seams
 from service.policies.improving import Better, mode_of
+from service.training.rehearsal import brings
 
 MODES = ("auto", "min", "max")
 Class = TypeVar("Class", bound=type)
@@ -32,14 +33,15 @@ def resolve(callbacks: Iterable[Any], model: Any, names: set[str]) -> None:
     Args:
         callbacks: all callbacks of one fit. Where one of the author's own is among them, it may add
             names to the logs, so that nothing is refused.
-        model: the model they are told of.
+        model: the model they are told of; one with a test_step of its own may validate by other names.
         names: what the logs of an epoch with validation hold.
 
     Raises:
         RunInvalid: naming the callback, what it watches, and the names there are.
     """
     callbacks = list(callbacks)
-    may_come = any(is_authors(callback) for callback in callbacks)
+    may_come = any(_may_add(callback) for callback in callbacks)
+    validates_itself = brings(model, "test_step", "compute_metrics")
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if not isinstance(callback, keras.callbacks.Callback) or not isinstance(monitor, str) or not _is_looked_at(callback):
@@ -47,7 +49,7 @@ def resolve(callbacks: Iterable[Any], model: Any, names: set[str]) -> None:
         found = keras2.monitor(monitor, names)
         if found in names:
             callback.monitor = found
-        elif not may_come:
+        elif not may_come and not (validates_itself and monitor.startswith("val_")):
             raise RunInvalid(
                 f'{type(callback).__name__} watches "{monitor}", which the logs will never hold. {did_you_mean(monitor, names)}'
                 + ("" if monitor.removeprefix("val_") == monitor else " Names with val_ need validation data.")
@@ -59,6 +61,16 @@ def resolve(callbacks: Iterable[Any], model: Any, names: set[str]) -> None:
 def is_authors(callback: Any) -> bool:
     """Whether a callback is of a class of the author's own."""
     return type(callback).__module__.partition(".")[0] not in ("keras", "service")
+
+
+def runs_own_code(callback: Any) -> bool:
+    """Whether a callback runs code of the author's: of a class, or of functions."""
+    return is_authors(callback) or isinstance(callback, keras.callbacks.LambdaCallback)
+
+
+def _may_add(callback: Any) -> bool:
+    """Whether a callback may add names to an epoch's logs."""
+    return is_authors(callback) or (runs_own_code(callback) and not keras_seams.is_default(callback.on_epoch_end))
 
 
 def _is_looked_at(callback: Any) -> bool:

@@ -105,7 +105,7 @@ def test(
         if steps is not None and batch >= steps:
             break
         callbacks.on_test_batch_begin(batch)
-        logs = step.logs(step.test(rows, numbers, weight_sums))
+        logs = step.test_logs(step.test(rows, numbers, weight_sums))
         callbacks.on_test_batch_end(batch, logs)
         if model.stop_evaluating:
             break

@@ -82,7 +82,7 @@ class OwnStep(Step):
     def _test(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         if not self._tests_itself:
             return super()._test(flat, numbers, weight_sums)
-        return self.results.packed(self.group.run(self._own, "test_step", flat, numbers, weight_sums))
+        return self.tested.packed(self.group.run(self._own, "test_step", flat, numbers, weight_sums))
 
     def _alone(self, flat: Any, weight_sums: Any) -> Any:
         return self.results.packed(self.group.run(self._alone_replica, flat, weight_sums))

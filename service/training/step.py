@@ -24,7 +24,8 @@ class Step:
         test: gives the metrics.
         predict: gives the outputs of the whole batch.
         inputs: how the data are nested.
-        logs: the values that `train` or `test` gave, by name.
+        logs: the values that `train` gave, by name.
+        test_logs: those that `test` gave; a test_step of the author's own has names of its own.
         assumptions: what the loss was taken for without knowing, see `training.first_step`.
         is_checked: whether that was compared with one device's loss.
 
@@ -37,6 +38,8 @@ class Step:
         self.model, self.group = model, group
         self.inputs, self.results = Inputs(like), Results()
         self.logs = self.results.by_name
+        self.tested = Results()
+        self.test_logs = self.tested.by_name
         self._updates: list[metrics.Update] = []
         self.assumptions: list[str] = []
         self._reduced: dict[str, Any] | None = None
@@ -108,7 +111,7 @@ class Step:
     def _test(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         loss, outputs, sums = self.group.run(self._test_replica, flat, numbers, weight_sums)
         metrics.finish(self.model, numbers[2], loss, outputs, self._updates, sums)
-        return self.results.packed(self.model.get_metrics_result())
+        return self.tested.packed(self.model.get_metrics_result())
 
     def _test_replica(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         (x, y, sample_weight), replica = self._replica(flat, numbers, weight_sums)

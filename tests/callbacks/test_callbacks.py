@@ -144,6 +144,25 @@ def test_a_name_that_an_author_s_callback_adds_is_watched():
     assert (stopping.stopped_epoch, stopping.best) == (1, 0.0)
 
 
+def test_a_name_that_a_function_may_add_or_the_model_s_own_test_step_gives_is_not_refused():
+    def add(epoch, logs):
+        logs["score"] = float(-epoch)
+
+    class Own(keras.Model):
+        def test_step(self, data):
+            return {**super().test_step(data), "other": keras.ops.sum(data[0])}
+
+    stopping = service.callbacks.EarlyStopping("score", mode="max", patience=0)
+    fit(build(), [keras.callbacks.LambdaCallback(on_epoch_end=add), stopping], epochs=5)
+    assert stopping.stopped_epoch == 1
+    inputs = keras.Input((3,))
+    model = Own(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    watching_it = service.callbacks.EarlyStopping("val_other", mode="max", patience=5)
+    fit(model, [watching_it])
+    assert watching_it.best == pytest.approx(float(X[:8].sum()), rel=1e-5)
+
+
 def test_an_epoch_without_validation_is_no_bad_epoch(tmp_path):
     stopping = service.callbacks.EarlyStopping(patience=1)
     best = service.callbacks.ModelCheckpoint(str(tmp_path / "best.keras"), save_best_only=True)
