@@ -127,7 +127,7 @@ def _weighing(model: Any, class_weight: Any) -> Prepare:
 
 
 def _inputs_only(source: Arrays) -> Arrays:
-    return Arrays(source.like[0], of=source.of)
+    return source.inputs()
 
 
 def _rows_a_batch(batch_size: int | None, source: Arrays, steps: int | None) -> int:

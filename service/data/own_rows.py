@@ -37,6 +37,10 @@ class OwnRows(Arrays):
             return super().rows(slice(places.start - self._start, places.stop - self._start))
         return self._whole().rows(places)
 
+    def inputs(self) -> Arrays:
+        """Returns x alone."""
+        return OwnRows((self.like[0],), self._start, self.size, self.told, lambda: self._whole().inputs(), self.of)
+
 
 class OwnReading:
     """A pipeline `source.map(...).batch(n)` that loads and computes, of each global batch, one replica's rows alone.

@@ -43,6 +43,10 @@ class Arrays:
         """Returns the flat leaves' rows at the places, [b, ...] each."""
         return [leaf[places] for leaf in self._flat]
 
+    def inputs(self) -> "Arrays":
+        """Returns x alone."""
+        return Arrays(self.like[0], of=self.of)
+
     def weight_sums(self, places: slice | np.ndarray) -> np.ndarray:
         """Returns [weights] floats: each sample weight summed over the rows."""
         sums = [np.sum(leaf[places], dtype=np.float64) for leaf in self._weights]

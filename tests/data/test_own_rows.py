@@ -91,3 +91,11 @@ def test_reading_from_a_later_batch_loads_nothing_before_it(tmp_path):
 )
 def test_other_pipelines_are_run_whole(dataset):
     assert own_reading(dataset) is None
+
+
+def test_the_inputs_alone_are_still_the_replica_s_rows(tmp_path):
+    dataset = tf.data.Dataset.from_tensor_slices((files(tmp_path), X)).map(lambda n, x: (loaded(n), x)).batch(4)
+    batch = next(own_reading(dataset).batches(2, 1)).inputs()
+    assert batch.size == 4 and batch.like[1] is None
+    np.testing.assert_array_equal(batch.rows(slice(2, 4)), [X[2:4]])
+    np.testing.assert_array_equal(batch.rows(slice(0, 4)), [X[:4]])
