@@ -69,24 +69,16 @@ class Watched(layers.Dense):
 
 def ours(folder: str) -> list[Any]:
     """Returns a list of this package's callbacks, and an author's."""
-    made = service.callbacks
-    return [
-        Own(),
-        made.chief_only(Alone(folder)),
-        made.LearningRateScheduler(lambda epoch, rate: rate * 0.9 if epoch == 2 else rate),
-        made.ReduceLROnPlateau(**WATCH, patience=1, factor=0.5, cooldown=1),
-        made.EarlyStopping(**WATCH, patience=3, restore_best_weights=True),
-        made.TerminateOnNaN(),
-        made.ModelCheckpoint("best.weights.h5", **WATCH, save_best_only=True, save_weights_only=True),
-        made.ModelCheckpoint("at-{epoch:02d}-{batch}.weights.h5", save_weights_only=True, save_freq=7),
-        made.CSVLogger("log.csv"),
-        made.TensorBoard(histogram_freq=2, update_freq=2, write_images=True),
-    ]
+    return listed(service.callbacks, folder)
 
 
 def stock(folder: str) -> list[Any]:
-    """Returns a list of Keras's callbacks, as an author's script has them."""
-    made = keras.callbacks
+    """Returns a list of Keras's callbacks, as an author's script has them, and an author's."""
+    return listed(keras.callbacks, folder)
+
+
+def listed(made: Any, folder: str) -> list[Any]:
+    """Returns a callback of every kind that `made` has by name."""
     return [
         Own(),
         service.callbacks.chief_only(Alone(folder)),
