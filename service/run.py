@@ -33,7 +33,8 @@ class Run:
         keep_every_steps: a checkpoint at a multiple of so many steps stays for good.
         max_restarts: how often lost workers are started again without a new checkpoint in between.
         max_seconds: after so long the workers commit where they are and the run stops; the same command goes on.
-        stall_seconds: how long a step may take before the workers are started again.
+        stall_seconds: how long anything in training but a step (a callback, a save, compiling, waiting for data) may take, and
+            a step at most, before the workers are started again.
         deterministic: ask TensorFlow for the same bits from the same run.
 
     Raises:

@@ -1,7 +1,6 @@
 """Saves the model, or its weights, at epochs or steps, to any storage."""
 
 import math
-import string
 from typing import Any
 
 import keras
@@ -101,10 +100,6 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):
         if self._joined is None:
             self.join(Setting())
         return self._joined or Setting()
-
-    def fields(self) -> set[str]:
-        """Returns the names in the path that are filled in."""
-        return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(self.filepath) if name}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._current_epoch = epoch

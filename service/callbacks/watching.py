@@ -104,7 +104,7 @@ def refusing_unknown(names: Mapping[str, str]) -> Callable[[Class], Class]:
 
         accepting.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]  # what help shows
         accepting.__doc__ = make.__doc__
-        callback.__init__ = accepting  # type: ignore[misc]
+        callback.__init__ = accepting  # type: ignore[misc]  # the class's own
         return callback
 
     return decorated

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 STEP = "step"
+OUTSIDE = "the job's own code"  # before, between and after what is trained: may take as long as it likes
 
 
 class Beat(NamedTuple):
@@ -43,10 +44,12 @@ class StallPolicy:
 
     def problem(self, mine: Beat, others: Iterable[Beat], recent: Collection[float]) -> str:
         """Returns what is wrong with this worker, or nothing."""
+        if mine.phase == OUTSIDE:
+            return ""
         if mine.phase != STEP:
             return f"{mine.phase} takes longer than {self.stall_seconds:g} s" if mine.seconds > self.stall_seconds else ""
         limit = self.step_seconds(recent)
-        busy = (b for b in others if b.age < self.least_seconds and b.phase != STEP and b.seconds <= self.stall_seconds)
-        if mine.seconds <= limit or any(busy):
+        heard = [beat for beat in others if beat.age < self.least_seconds and beat.phase != STEP]
+        if mine.seconds <= limit or any(beat.phase == OUTSIDE or beat.seconds <= self.stall_seconds for beat in heard):
             return ""
         return f"a step takes longer than {limit:.3g} s"

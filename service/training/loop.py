@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from service.cluster.consensus import Council
+from service.cluster.pulse import PULSE
 from service.exact import keras_seams
 from service.training.plan import Plan
 from service.training.recording import Pace, Recording
@@ -16,6 +17,7 @@ from service.training.taking import take
 from service.training.wishes import Saving
 
 
+@PULSE.looping
 def train(
     step: Step,
     plan: Plan,
@@ -92,6 +94,7 @@ def _train_epoch(
     return dict(logs)
 
 
+@PULSE.looping
 def test(
     step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, steps: int | None = None, number: int = 0
 ) -> dict[str, float]:
@@ -113,6 +116,7 @@ def test(
     return logs
 
 
+@PULSE.looping
 def predict(step: Step, plan: Plan, callbacks: keras.callbacks.CallbackList, steps: int | None = None) -> Any:
     """Returns the model's outputs for all rows, on every worker. Collective: every worker calls this."""
     model = step.model

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from service.policies.stalling import Beat, StallPolicy
+from service.policies.stalling import OUTSIDE, Beat, StallPolicy
 
 POLICY = StallPolicy(stall_seconds=600)
 FAST = [0.01] * 50
@@ -33,6 +33,8 @@ def test_a_step_may_take_five_times_the_slowest_recent_one_but_ten_seconds_at_le
         (Beat("step", 60), [Beat("a callback", 60)], False),  # it saves, or compiles: it may
         (Beat("step", 601), [Beat("a callback", 601)], True),
         (Beat("step", 60), [Beat("a callback", 60, age=11)], True),  # was busy, and has told nothing since
+        (Beat("step", 6000), [Beat(OUTSIDE, 6000)], False),  # it has not come to the step yet, and says so
+        (Beat(OUTSIDE, 6000), [Beat("step", 6000)], False),  # the author's own code has no limit
         (Beat("a callback", 599), [Beat("step", 599)], False),
         (Beat("a callback", 601), [Beat("step", 601)], True),
     ],
