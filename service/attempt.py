@@ -18,7 +18,7 @@ from service.callbacks.tensorboard import TensorBoard
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.cluster.notice import Notice
-from service.errors import JobFailed, RunInvalid, ServiceError
+from service.errors import JobFailed, RunInvalid, ServiceError, StartAgain
 from service.policies.keeping import policy_of
 from service.policies.saving import SavePolicy
 from service.run import Run
@@ -121,7 +121,7 @@ class Attempt:
         """
         try:
             return job(worker)
-        except ServiceError:
+        except (ServiceError, StartAgain):
             raise
         except Exception as error:
             if strategies.is_lost_peer(error):
@@ -165,7 +165,7 @@ class Attempt:
                 place = {"stage": number, "step": step + 1, "epoch": 0, "batch": 0, "final": False}
                 self._saver.save(tensors, {**place, "metrics": {}, "identity": identity, "state": state})
             if self._is_leaving:
-                self._saver.leave(f"step {step + 1} of {total}")
+                self._saver.leave(f"step {step + 1} of {total}", self._notice.is_end())
         self._saver.append("stage", {"stage": number, "result": {"epochs": total, "stopped": False, "history": {}}})
         if self._is_chief:
             for name, model in trained.items():

@@ -64,6 +64,14 @@ class WorkersLost(ServiceError, RuntimeError):
     """Worker processes died more often than the run's max_restarts."""
 
 
+class StartAgain(Exception):
+    """No error: a new attempt takes up what this one committed. It counts for no restart, and is never the author's."""
+
+
+class Moved(StartAgain):
+    """The workers committed and make way, because a machine is taken away or the number of workers changes."""
+
+
 class RunInterrupted(ServiceError, RuntimeError):
     """The run was asked to stop; it committed where it was, and the same command goes on from there."""
 

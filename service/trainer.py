@@ -13,8 +13,8 @@ from typing import Any
 
 from service import environment, record, reference
 from service.cluster import ray_cluster
-from service.cluster.notice import Notice, signals, time_limit
-from service.errors import JobFailed, RunInvalid, ServiceError
+from service.cluster.notice import Notice, Signals, signals, time_limit
+from service.errors import JobFailed, RunInvalid, ServiceError, StartAgain
 from service.exact import keras_seams
 from service.run import Run
 from service.storage import urls
@@ -27,6 +27,9 @@ _TOLD_TO_WORKERS = (
     *("CUDA_VISIBLE_DEVICES", "STORAGE_EMULATOR_HOST", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
 )
+
+# How often Ray Train looks whether a run of (min, max) workers can have another number; each change costs a restart.
+_RESIZE_SECONDS = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +101,7 @@ def _check_supported(run: Run) -> None:
             f'Run(storage="{run.storage}") in a submitted job would lie in the folder that Ray unpacked the job into, and go '
             "with it. Give a URL, or an absolute folder that every node reaches."
         )
-    if not isinstance(run.workers, int):
-        raise RunInvalid(f"Run(workers={run.workers!r}): this version keeps the number of workers. Give one number.")
-    if run.devices_per_worker > 1 and run.workers > 1:
+    if run.devices_per_worker > 1 and run.most_workers > 1:
         raise RunInvalid(
             f"Run(workers={run.workers}, devices_per_worker={run.devices_per_worker}): on CPUs each of several workers drives "
             "one device, or one worker drives several. Give one of the two as 1."
@@ -114,56 +115,78 @@ def _perform(job: Callable[..., Any], named: str | None, run: Run, options: Mapp
 
     notice = Notice()
     with signals(notice.give), time_limit(run.max_seconds, notice.give):
-        # By its name, so that classes of a module that was started as __main__ have their own module's name.
-        return worker.perform(reference.resolve(named) if named else job, run, options, store, notice)
+        while True:
+            with contextlib.suppress(StartAgain):
+                # By its name, so that classes of a module that was started as __main__ have their own module's name.
+                return worker.perform(reference.resolve(named) if named else job, run, options, store, notice)
 
 
 def _perform_on_ray(
     job: Callable[..., Any], named: str | None, run: Run, options: Mapping[str, Any], store: Store
 ) -> dict[str, Any]:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.exceptions import ControllerError
+    from ray.exceptions import RayActorError
 
-    from service.cluster.abort import InterruptibleTrainer
-    from service.cluster.backend import WorkerAddresses
+    from service.cluster import relay as relays
     from service.cluster.console import Console
     from service.cluster.failures import StopAtErrors
-    from service.cluster.relay import Relay
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(ray_cluster.joined(run))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="samestep-ray-"))
-        relay = Relay.remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
+        relay = relays.started()
         stack.enter_context(Console(relay))
-        heard = stack.enter_context(signals(relay.ask_to_leave.remote))
-        stack.enter_context(time_limit(run.max_seconds, relay.ask_to_leave.remote))
-        trainer = InterruptibleTrainer(
-            _work,
-            train_loop_config={
-                "job": named or ray_cluster.by_value(job),
-                "run": run.to_dict(),
-                "options": dict(options),
-                "store": store,
-                "relay": relay,
-                "is_terminal": sys.stdout.isatty(),
-            },
-            backend_config=WorkerAddresses(),
-            scaling_config=ScalingConfig(num_workers=run.workers, resources_per_worker={"CPU": run.threads_per_worker}),
-            run_config=RunConfig(
-                name=f"{run.name}-{uuid.uuid4().hex[:8]}",
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=-1),  # StopAtErrors counts
-                callbacks=[StopAtErrors(relay, functools.partial(_newest_checkpoint, store), run.max_restarts, store.url)],
-                worker_runtime_env={"env_vars": _worker_variables()},
-            ),
-            signals=heard,
-        )
-        try:
-            return trainer.fit().return_value
-        except ControllerError as error:
-            raise _cause(error.controller_failure) from None
-        except SystemExit:
-            raise KeyboardInterrupt from None  # how Ray Train ends a run that it aborts
+        ask_to_leave = functools.partial(relay.ask.remote, "leave")
+        heard = stack.enter_context(signals(ask_to_leave))
+        stack.enter_context(time_limit(run.max_seconds, ask_to_leave))
+        config = {
+            "job": named or ray_cluster.by_value(job),
+            "run": run.to_dict(),
+            "options": dict(options),
+            "store": store,
+            "relay": relay,
+            "is_terminal": sys.stdout.isatty(),
+        }
+        judge = StopAtErrors(relay, functools.partial(_newest_checkpoint, store), run.max_restarts, store.url)
+        while True:
+            try:
+                return _fit(config, run, scratch, judge, heard)
+            except RayActorError:
+                judge.lost_controller()
+
+
+def _fit(config: dict[str, Any], run: Run, scratch: str, judge: Any, heard: Signals) -> dict[str, Any]:
+    """Has one controller of Ray Train start the workers, again and again where it must, and returns what the chief does."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.exceptions import ControllerError
+
+    from service.cluster.backend import WorkerAddresses
+    from service.cluster.controller import Trainer
+    from service.cluster.moves import CommitFirst
+
+    trainer = Trainer(
+        _work,
+        train_loop_config=config,
+        backend_config=WorkerAddresses(),
+        scaling_config=ScalingConfig(
+            num_workers=run.workers,
+            resources_per_worker={"CPU": run.threads_per_worker},
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+        ),
+        run_config=RunConfig(
+            name=f"{run.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=-1),  # the judge counts
+            callbacks=[judge, CommitFirst(config["relay"])],
+            worker_runtime_env={"env_vars": _worker_variables()},
+        ),
+        signals=heard,
+    )
+    try:
+        return trainer.fit().return_value
+    except ControllerError as error:
+        raise _cause(error.controller_failure) from None
+    except SystemExit:
+        raise KeyboardInterrupt from None  # how Ray Train ends a run that it aborts
 
 
 def _newest_checkpoint(store: Store) -> int:
@@ -191,6 +214,10 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         notice.listen(config["relay"])
     try:
         return worker.perform(job, Run(**config["run"]), config["options"], config["store"], notice)
+    except StartAgain:
+        if index == 0:
+            ray.get(config["relay"].tell_moved.remote())
+        raise
     except BaseException:
         traceback.print_exc()  # the driver hears of the first worker's; the file keeps each one's
         raise

@@ -130,9 +130,11 @@ def perform(job: Callable[[Worker], Any], run: Run, options: Mapping[str, Any], 
 
     from service.attempt import Attempt
     from service.cluster import strategy as strategies
+    from service.cluster import termination
 
     strategies.use_threads(run.threads_per_worker)
     strategy = strategies.connect(run.devices_per_worker, timeout_seconds=run.stall_seconds)
+    termination.pass_on(notice, has_peers=strategies.worker_count() > 1)
     keras.utils.set_random_seed(run.seed)
     if run.deterministic:
         strategies.be_deterministic()

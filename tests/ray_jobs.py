@@ -136,3 +136,41 @@ def stuck_once(worker: service.Worker) -> None:
     marker = Path(worker.options["notes"], f"{worker.run.name}-was-stuck")
     callbacks = [Stuck(marker, worker.options["stopped"])] if worker.index == 1 else [keras.callbacks.Callback()]
     worker.fit(small_model(), *rows(), batch_size=4, epochs=4, callbacks=callbacks)
+
+
+class Paced(keras.callbacks.Callback):
+    """Takes its time, and writes down each step of this process; ends the run after the step that the notes name."""
+
+    def __init__(self, notes: Path, worker: service.Worker) -> None:
+        super().__init__()
+        self.notes, self.step, self.seconds = notes, 0, worker.options["step_seconds"]
+        self.page = notes / f"{time.monotonic_ns()}-{worker.index}-of-{worker.count}-{os.getpid()}"
+
+    def get_state(self) -> dict[str, Any]:
+        return {"step": self.step}  # neither the notes nor the page, which are each process's own
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.step += 1
+        with open(self.page, "a") as file:
+            file.write(f"{self.step}\n")
+        time.sleep(self.seconds)
+        end = self.notes / "last-step"
+        if end.exists() and self.step >= int(end.read_text()):
+            self.model.stop_training = True
+
+
+def paced(worker: service.Worker) -> None:
+    """Trains slowly, in float64, until the notes say when to stop."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    random = np.random.RandomState(0)
+    x = random.randn(1000, 3)
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dropout(0.2), keras.layers.Dense(1)]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    callbacks = [Paced(Path(worker.options["notes"]), worker)]
+    worker.fit(model, x, x.sum(1, keepdims=True), batch_size=10, epochs=1000, callbacks=callbacks)

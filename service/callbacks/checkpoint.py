@@ -67,7 +67,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def leave(self) -> NoReturn:
         """Commits what was saved and ends the attempt. Collective: every worker calls this."""
-        self._saver.leave(f"epoch {self._epoch + 1}, step {self._step}")
+        self._saver.leave(f"epoch {self._epoch + 1}, step {self._step}", self._notice.is_end())
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._step += 1

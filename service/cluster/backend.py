@@ -9,6 +9,8 @@ from typing import Any
 import ray
 from ray.train.backend import Backend, BackendConfig
 
+from service.cluster import termination
+
 
 @dataclasses.dataclass
 class WorkerAddresses(BackendConfig):
@@ -39,4 +41,5 @@ def _free_address() -> str:
 
 
 def _introduce(addresses: list[str], index: int) -> None:
+    termination.hear()  # Ray calls this on the main thread, the only one that may
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})

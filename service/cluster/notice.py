@@ -1,4 +1,4 @@
-"""A signal to the driver becomes the workers' wish to commit and leave."""
+"""A signal to the driver, or to a worker, becomes the workers' wish to commit and leave."""
 
 import contextlib
 import signal
@@ -16,27 +16,43 @@ class Notice:
     """Whether the workers were asked to commit and leave; one for each attempt, on each worker."""
 
     def __init__(self) -> None:
-        self._given = threading.Event()
+        self._end = threading.Event()
+        self._move = threading.Event()
 
     def give(self) -> None:
-        """Asks, from any thread."""
-        self._given.set()
+        """Asks that the run stops, from any thread."""
+        self._end.set()
+
+    def give_move(self) -> None:
+        """Asks that the workers make way for those of another attempt, from any thread."""
+        self._move.set()
 
     def is_given(self) -> bool:
-        """Whether somebody asked this worker; the others may not know yet."""
-        return self._given.is_set()
+        """Whether somebody asked this worker for one or the other; the others may not know yet."""
+        return self._end.is_set() or self._move.is_set()
+
+    def is_end(self) -> bool:
+        """Whether this worker was asked that the run stops."""
+        return self._end.is_set()
 
     def listen(self, relay: Any) -> None:
-        """Waits beside the training for the driver to ask."""
+        """Waits beside the training for what the driver or Ray Train's controller asks."""
 
-        def wait() -> None:
+        def ask() -> None:
             import ray
 
-            with contextlib.suppress(Exception):  # the relay ends with the run
-                ray.get(relay.asked_to_leave.remote())
-                self.give()
+            (self.give if ray.get(relay.asked.remote()) == "leave" else self.give_move)()
 
-        threading.Thread(target=wait, name="notice", daemon=True).start()
+        self.after(ask)
+
+    def after(self, wait: Callable[[], Any]) -> None:
+        """Runs, in a thread, what waits for somebody to ask."""
+
+        def run() -> None:
+            with contextlib.suppress(Exception):  # who would ask ends with the run
+                wait()
+
+        threading.Thread(target=run, name="notice", daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -13,12 +13,18 @@ _RECENT = 50
 
 
 class Pulse:
-    """Which phase a worker is in and since when, and how long its last steps took; costs a step two clock readings."""
+    """Which phase a worker is in and since when, and how long its last steps took; costs a step two clock readings.
+
+    Attributes:
+        recent: the seconds of the last steps.
+        begun: how many steps this process has begun.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._now = (OUTSIDE, clock())
         self._depth = 0
+        self.begun = 0
         self.recent: collections.deque[float] = collections.deque(maxlen=_RECENT)
 
     def beat(self) -> Beat:
@@ -48,6 +54,7 @@ class Pulse:
         def call(*args: Any) -> Any:
             nonlocal is_known
             began = self._clock()
+            self.begun += 1
             self._now = (STEP if is_known else "compiling a step", began)
             try:
                 return function(*args)

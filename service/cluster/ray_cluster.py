@@ -19,6 +19,9 @@ _QUIET = {
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    # Ray Train counts on machines that are gone for a while; then it looks again what there is.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # the only one of a run's workers, stopped from outside
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

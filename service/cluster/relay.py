@@ -1,20 +1,29 @@
-"""What passes between a run's driver and its chief, by way of an actor of its own."""
+"""What passes between a run's driver, its controller and its workers, by way of an actor of its own."""
 
 import asyncio
 import contextlib
 import time
+from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
-@ray.remote(num_cpus=0)
+def started() -> Any:
+    """Returns a relay on the driver's own node, whatever becomes of the others; a new one takes its place should it die."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Relay.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray's decorator adds it
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Relay:
     """Keeps what one end gives until the other fetches it; asynchronous, so calls act one at a time and in order."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
         self._arrived = asyncio.Event()
-        self._leave = asyncio.Event()
+        self._asked: dict[str, asyncio.Event] = {"leave": asyncio.Event(), "move": asyncio.Event()}
+        self._moved = asyncio.Event()
         self._beats: dict[str, dict[int, tuple[str, float, float]]] = {}
         self._problems: dict[str, str] = {}
 
@@ -44,10 +53,29 @@ class Relay:
         others = [(phase, seconds, now - told) for other, (phase, seconds, told) in beats.items() if other != worker]
         return others, self._problems.get(group, "")
 
-    async def ask_to_leave(self) -> None:
-        """Has `asked_to_leave` return, now and from now on."""
-        self._leave.set()
+    async def begin_group(self) -> None:
+        """New workers start: what the last ones were asked is done."""
+        self._asked["move"].clear()
+        self._moved.clear()
 
-    async def asked_to_leave(self) -> None:
-        """Returns when the driver wishes that the workers commit and leave."""
-        await self._leave.wait()
+    async def ask(self, what: str) -> None:
+        """Has `asked` return "leave" (the run stops) or "move" (other workers go on), now and from now on."""
+        self._asked[what].set()
+
+    async def asked(self) -> str:
+        """Returns what the workers are asked, as soon as they are."""
+        waiting = {asyncio.create_task(event.wait()): what for what, event in self._asked.items()}
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        return min(waiting[task] for task in done)
+
+    async def tell_moved(self) -> None:
+        """The workers have committed and make way."""
+        self._moved.set()
+
+    async def moved(self, wait_seconds: float) -> bool:
+        """Returns whether they do, as soon as that is known."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._moved.wait(), wait_seconds)
+        return self._moved.is_set()

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from service.cluster.consensus import Council, Mailbox
-from service.errors import RunInterrupted, WorkersDiffer
+from service.errors import Moved, RunInterrupted, WorkersDiffer
 from service.policies.keeping import KeepPolicy, Mark
 from service.storage import receipts, retention, shards
 from service.storage.commits import Writer
@@ -58,16 +58,22 @@ class Saver:
             pending, self._pending = self._pending, None
             pending.result()
 
-    def leave(self, place: str) -> NoReturn:
+    def leave(self, place: str, is_end: bool) -> NoReturn:
         """Waits until what was saved is committed, on all workers, and ends the attempt.
 
-        Collective: every worker calls this.
+        Collective: every worker calls this; a worker that ended at once would take the chief's commit with it.
+
+        Args:
+            place: where training is, for the message.
+            is_end: whether this worker was asked that the run stops, and not only that others go on.
 
         Raises:
-            RunInterrupted: always, naming the place.
+            RunInterrupted: a worker was asked that the run stops.
+            Moved: other workers go on.
         """
         self.wait()
-        self._council.any(False)  # a worker that ended now would take the chief's commit with it
+        if not self._council.any(is_end):
+            raise Moved(f"Committed at {place}.")
         raise RunInterrupted(
             f"The run {self._store.url} was asked to stop. It is committed at {place}; the same command continues it "
             "from there."

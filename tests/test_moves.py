@@ -1,0 +1,206 @@
+"""An elastic run goes on whatever happens to its cluster, and loses no step where it was told before."""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import ray
+
+import service
+from service.storage import restore
+from service.storage.commits import CommitLog
+from service.storage.store import Store
+from tests import ray_jobs
+from tests.test_kills import descendants, kill
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+PATIENCE_SECONDS = 120
+DRAIN_SECONDS = 600  # the machine stays that long; the run is gone from it long before
+
+
+class Page(NamedTuple):
+    """What one worker process wrote down.
+
+    Attributes:
+        worker, count, process: who it was, of how many.
+        steps: the steps it took, in order.
+    """
+
+    worker: int
+    count: int
+    process: int
+    steps: list[int]
+
+
+class Story(NamedTuple):
+    """What happened to a run.
+
+    Attributes:
+        result: what it returned.
+        printed: what the driver printed.
+        mishaps: in order; each ended one attempt.
+        attempts: what the workers of each attempt wrote.
+    """
+
+    result: service.Result
+    printed: str
+    mishaps: list[str]
+    attempts: list[list[Page]]
+
+    def around(self, mishap: str) -> tuple[list[Page], list[Page]]:
+        """Returns the attempts before and after a mishap."""
+        before = self.mishaps.index(mishap)
+        return self.attempts[before], self.attempts[before + 1]
+
+
+def attempts(notes: Path) -> list[list[Page]]:
+    """Returns what the workers wrote, attempt after attempt."""
+    pages = []
+    for path in sorted(notes.glob("*-of-*")):
+        _, worker, _, count, process = path.name.split("-")
+        pages.append(Page(int(worker), int(count), int(process), [int(line) for line in path.read_text().split()]))
+    found = []
+    while pages:
+        found.append(pages[: pages[0].count])
+        pages = pages[pages[0].count :]
+    return found
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < PATIENCE_SECONDS, what
+        time.sleep(0.05)
+
+
+def controller() -> int:
+    """Returns the process of the run's controller, a child of a raylet that carries its name."""
+    family = descendants(os.getpid())
+    (found,) = [pid for pid in family if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::TrainController")]
+    return found
+
+
+def drain(address: str, node: Any) -> None:
+    """Announces that a machine is taken away, as the end of a spot machine is."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int((time.time() + DRAIN_SECONDS) * 1000)
+    accepted, why = GcsClient(address=address).drain_node(node.node_id, reason, "spot", deadline)
+    assert accepted, why
+
+
+def lose(node: Any) -> None:
+    """Kills all processes of a machine at once."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    family = descendants(raylet)
+    os.kill(raylet, signal.SIGKILL)
+    kill(family)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory) -> Iterator[Story]:
+    from ray.cluster_utils import Cluster
+
+    storage, notes = tmp_path_factory.mktemp("storage"), tmp_path_factory.mktemp("notes")
+    # As k8s/ sets it: Ray itself takes up to 15 s to count a machine as gone that lost its power, and plans with it until then.
+    hasty = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": hasty})
+    nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    printed, results, mishaps = io.StringIO(), [], []
+    # One lost attempt without a new checkpoint is allowed; there are two in all, and what was announced counts for none.
+    run = service.Run("moved", str(storage), workers=(1, 2), seed=5, max_restarts=1)
+
+    def train() -> None:
+        with contextlib.redirect_stdout(printed):
+            results.append(service.train(ray_jobs.paced, run, notes=str(notes), step_seconds=0.02))
+
+    def has_begun(number: int) -> bool:
+        found = attempts(notes)
+        return len(found) > number and all(len(page.steps) > 5 for page in found[number])
+
+    def befall(mishap: str, act: Callable[[], Any]) -> None:
+        began = time.monotonic()
+        mishaps.append(mishap)
+        act()
+        wait_for(lambda: has_begun(len(mishaps)), mishap)
+        sys.stderr.write(f"{mishap}: six steps on after {time.monotonic() - began:.1f} s\n")
+
+    driver = threading.Thread(target=train, daemon=True)
+    driver.start()
+    try:
+        wait_for(lambda: has_begun(0), "the start")
+        befall("worker 1 is sent SIGTERM", lambda: os.kill(attempts(notes)[0][1].process, signal.SIGTERM))
+        befall("the controller is killed", lambda: os.kill(controller(), signal.SIGKILL))
+        befall("a machine is taken away", lambda: drain(cluster.address, nodes[1]))
+        befall("a machine is added", lambda: nodes.append(cluster.add_node(num_cpus=1)))
+        befall("a machine is lost", lambda: lose(nodes[2]))
+        (notes / "last-step").write_text(str(attempts(notes)[-1][0].steps[-1] + 20))
+        driver.join(PATIENCE_SECONDS)
+        assert results, printed.getvalue()
+        yield Story(results[0], printed.getvalue(), mishaps, attempts(notes))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.parametrize("mishap", ["worker 1 is sent SIGTERM", "a machine is taken away", "a machine is added"])
+def test_what_is_announced_costs_no_step(story, mishap):
+    before, after = story.around(mishap)
+    last = {page.steps[-1] for page in before}
+    assert len(last) == 1, "the workers left at one step"
+    assert {page.steps[0] for page in after} == {last.pop() + 1}
+
+
+@pytest.mark.parametrize("mishap", ["the controller is killed", "a machine is lost"])
+def test_what_comes_without_a_word_costs_the_steps_since_the_last_checkpoint(story, mishap):
+    before, after = story.around(mishap)
+    # No epoch ended in between, so the newest checkpoint is the one that the attempt before began from.
+    assert {page.steps[0] for page in after} == {page.steps[0] for page in before}
+
+
+def test_the_run_has_as_many_workers_as_the_machines_that_stay_can_hold(story):
+    log = CommitLog(Store(story.result.url))
+    log.refresh()
+    assert [entry.body["workers"] for entry in log.entries() if entry.kind == "opened"] == [2, 2, 2, 1, 2, 1]
+
+
+@pytest.fixture
+def float_types() -> Iterator[None]:
+    """Gives back the types that the process's other tests compute in."""
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+
+
+def test_its_end_is_that_of_one_process_that_nothing_happened_to(story, tmp_path, float_types):
+    (tmp_path / "last-step").write_text(str(story.attempts[-1][0].steps[-1]))
+    run = service.Run("alone", str(tmp_path), workers=0, seed=5)
+    undisturbed = service.train(ray_jobs.paced, run, notes=str(tmp_path), step_seconds=0.0)
+    ones, others = left(story.result), left(undisturbed)
+    assert ones.keys() == others.keys()
+    for name, tensor in ones.items():
+        largest = max(1.0, float(np.max(np.abs(others[name]), initial=0.0)))
+        assert np.max(np.abs(tensor - others[name]), initial=0.0) <= 1e-9 * largest, name
+
+
+def left(result: service.Result) -> dict[str, np.ndarray]:
+    """Returns the numbers that the run's stage left."""
+    log = CommitLog(Store(result.url))
+    log.refresh()
+    found = restore.newest(log, stage=1, final=True)
+    return {name: tensor for name, tensor in found.tensors.items() if tensor.dtype == np.float64}
