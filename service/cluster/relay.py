@@ -1,4 +1,4 @@
-"""What passes between a run's driver, its controller and its workers, by way of an actor of its own."""
+"""What passes between a run's driver, controller and workers, by way of an actor of its own."""
 
 import asyncio
 import contextlib
