@@ -20,27 +20,14 @@ import service
 from service.storage import restore
 from service.storage.commits import CommitLog
 from service.storage.store import Store
-from tests import ray_jobs
+from tests import paced_jobs
+from tests.paced_jobs import Page, attempts
 from tests.test_kills import descendants, kill
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 PATIENCE_SECONDS = 120
 DRAIN_SECONDS = 600  # the machine stays that long; the run is gone from it long before
-
-
-class Page(NamedTuple):
-    """What one worker process wrote down.
-
-    Attributes:
-        worker, count, process: who it was, of how many.
-        steps: the steps it took, in order.
-    """
-
-    worker: int
-    count: int
-    process: int
-    steps: list[int]
 
 
 class Story(NamedTuple):
@@ -64,19 +51,6 @@ class Story(NamedTuple):
         return self.attempts[before], self.attempts[before + 1]
 
 
-def attempts(notes: Path) -> list[list[Page]]:
-    """Returns what the workers wrote, attempt after attempt."""
-    pages = []
-    for path in sorted(notes.glob("*-of-*")):
-        _, worker, _, count, process = path.name.split("-")
-        pages.append(Page(int(worker), int(count), int(process), [int(line) for line in path.read_text().split()]))
-    found = []
-    while pages:
-        found.append(pages[: pages[0].count])
-        pages = pages[pages[0].count :]
-    return found
-
-
 def wait_for(condition: Callable[[], Any], what: str) -> None:
     began = time.monotonic()
     while not condition():
@@ -84,9 +58,9 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.05)
 
 
-def controller() -> int:
+def controller(driver: int) -> int:
     """Returns the process of the run's controller, a child of a raylet that carries its name."""
-    family = descendants(os.getpid())
+    family = descendants(driver)
     (found,) = [pid for pid in family if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::TrainController")]
     return found
 
@@ -126,7 +100,7 @@ def story(tmp_path_factory) -> Iterator[Story]:
 
     def train() -> None:
         with contextlib.redirect_stdout(printed):
-            results.append(service.train(ray_jobs.paced, run, notes=str(notes), step_seconds=0.02))
+            results.append(service.train(paced_jobs.train, run, notes=str(notes)))
 
     def has_begun(number: int) -> bool:
         found = attempts(notes)
@@ -144,7 +118,7 @@ def story(tmp_path_factory) -> Iterator[Story]:
     try:
         wait_for(lambda: has_begun(0), "the start")
         befall("worker 1 is sent SIGTERM", lambda: os.kill(attempts(notes)[0][1].process, signal.SIGTERM))
-        befall("the controller is killed", lambda: os.kill(controller(), signal.SIGKILL))
+        befall("the controller is killed", lambda: os.kill(controller(os.getpid()), signal.SIGKILL))
         befall("a machine is taken away", lambda: drain(cluster.address, nodes[1]))
         befall("a machine is added", lambda: nodes.append(cluster.add_node(num_cpus=1)))
         befall("a machine is lost", lambda: lose(nodes[2]))
@@ -190,7 +164,7 @@ def float_types() -> Iterator[None]:
 def test_its_end_is_that_of_one_process_that_nothing_happened_to(story, tmp_path, float_types):
     (tmp_path / "last-step").write_text(str(story.attempts[-1][0].steps[-1]))
     run = service.Run("alone", str(tmp_path), workers=0, seed=5)
-    undisturbed = service.train(ray_jobs.paced, run, notes=str(tmp_path), step_seconds=0.0)
+    undisturbed = service.train(paced_jobs.train, run, notes=str(tmp_path), step_seconds=0.0)
     ones, others = left(story.result), left(undisturbed)
     assert ones.keys() == others.keys()
     for name, tensor in ones.items():
