@@ -4,9 +4,10 @@
     python -m service show gs://bucket/runs/vae-1 --json
     python -m service verify runs/vae-1
     python -m service logs runs/vae-1 --worker 1 --follow
+    python -m service manifest jobs.digits_vae --overlay gpu --workers 8 --name vae-1 | kubectl apply -f -
 
 What is read is only the run's storage: neither TensorFlow, Keras nor Ray is imported,
-so that a laptop can look into the run of a cluster.
+so that a laptop can look into the run of a cluster. (manifest asks the job's own command what its options mean.)
 """
 
 import argparse
@@ -30,6 +31,7 @@ class _Command(NamedTuple):
         does: the line of the help.
         run: carries it out, by the options and a clock, and returns the exit code.
         options: what may be given besides, with argparse's own arguments.
+        rest: what the words behind a -- are; None where there are none to give.
     """
 
     word: str
@@ -37,6 +39,7 @@ class _Command(NamedTuple):
     does: str
     run: Callable[[str, argparse.Namespace, Callable[[], float]], int]
     options: dict[str, dict[str, Any]] = {"--json": {"action": "store_true", "help": "print JSON for other programs"}}
+    rest: str | None = None
 
 
 def main(argv: Sequence[str] | None = None, clock: Callable[[], float] = time.time) -> int:
@@ -106,6 +109,19 @@ def _logs(url: str, options: argparse.Namespace, clock: Callable[[], float]) -> 
     return 0
 
 
+def _manifest(job: str, options: argparse.Namespace, clock: Callable[[], float]) -> int:
+    from service import manifest
+
+    given = {name: value for name, value in vars(options).items() if name not in ("words", "rest")}
+    text = manifest.manifest(manifest.Request(job, **given, options=options.rest), clock())
+    if manifest.is_unset(text) and options.overlay != "local":
+        print(
+            "Warning: k8s/settings.env holds placeholders. Write it with terraform output -raw k8s_settings.", file=sys.stderr
+        )
+    print(text, end="")
+    return 0
+
+
 _A_RUN = "a run's folder, such as runs/vae-1 or gs://bucket/runs/vae-1"
 _COMMANDS = {
     "runs": _Command(
@@ -123,6 +139,21 @@ _COMMANDS = {
             "--follow": {"action": "store_true", "help": "go on with what is printed from now on, until Ctrl-C"},
         },
     ),
+    "manifest": _Command(
+        "JOB",
+        "a job's module, such as jobs.digits_vae",
+        "a run's Kubernetes manifest, for kubectl apply -f -",
+        _manifest,
+        {
+            "--overlay": {"required": True, "metavar": "NAME", "help": "where it runs: a folder of k8s/runs"},
+            "--name": {"required": True, "metavar": "NAME", "help": "the run's name; the same name again continues it"},
+            "--workers": {"default": "1", "metavar": "N", "help": "how many worker processes (default: 1)"},
+            "--storage": {"metavar": "URL", "help": "where runs are kept (default: the overlay's)"},
+            "--env": {"action": "append", "default": [], "metavar": "NAME=VALUE", "help": "for the job; no secrets"},
+            "--secret-env": {"action": "append", "default": [], "metavar": "NAME=SECRET:KEY", "help": "from a Secret"},
+        },
+        "the job's own options",
+    ),
 }
 
 
@@ -135,7 +166,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(words: list[str]) -> tuple[str, str, argparse.Namespace]:
     """Returns the subcommand, its URL and its options; exits where a word is wrong."""
-    commands = "\n".join(f"  {name:8}{command.word:5}{command.does}" for name, command in _COMMANDS.items())
+    commands = "\n".join(f"  {name:10}{command.word:5}{command.does}" for name, command in _COMMANDS.items())
     usage = f"{_program()} {{{','.join(_COMMANDS)}}} ..."
     top = _Parser(
         prog=_program(),
@@ -157,8 +188,11 @@ def _parse(words: list[str]) -> tuple[str, str, argparse.Namespace]:
 def _parse_rest(name: str, words: list[str]) -> tuple[str, argparse.Namespace]:
     command = _COMMANDS[name]
     parser = _Parser(prog=f"{_program()} {name}", description=f"{name}: {command.does}.", allow_abbrev=False)
-    shown = (f"[{option}{' N' if 'type' in how else ''}]" for option, how in command.options.items())
-    parser.usage = f"%(prog)s {command.word} {' '.join(shown)}"
+    shown = (f"[{option}{' ' + how['metavar'] if 'metavar' in how else ''}]" for option, how in command.options.items())
+    parser.usage = f"%(prog)s {command.word} {' '.join(shown)}" + (" [-- OPTIONS]" if command.rest else "")
+    parser.epilog = f"Behind --: {command.rest}." if command.rest else None
+    at = words.index("--") if command.rest and "--" in words else len(words)
+    words, rest = words[:at], words[at + 1 :]
     # Any number is taken here, so that the message below can say what was given.
     parser.add_argument("words", nargs="*", metavar=command.word, help=command.expected)
     for option, how in command.options.items():
@@ -172,6 +206,7 @@ def _parse_rest(name: str, words: list[str]) -> tuple[str, argparse.Namespace]:
     if len(given) != 1:
         what = f"given {' '.join(given)}" if given else "none was given"
         parser.error(f"expected one {command.word}, {command.expected}; {what}.")
+    parsed.rest = rest
     return given[0], parsed
 
 

@@ -10,6 +10,7 @@ field, its type, its default and its line under "Attributes:" are written once.
 import argparse
 import dataclasses
 import inspect
+import json
 import re
 import shlex
 import sys
@@ -44,9 +45,12 @@ def command(
         The exit code: 0, 1 for a run that failed, 2 for a wrong option, 130 for one that was stopped.
     """
     try:
-        run, chosen = _parse(job, options, name, argv)
+        run, chosen, is_dry = _parse(job, options, name, argv)
     except SystemExit as stop:  # argparse has printed the reason, or the help
         return int(stop.code or 0)
+    if is_dry:
+        print(json.dumps({"run": run.to_dict(), "options": dataclasses.asdict(chosen)}))
+        return 0
     try:
         if train is None:
             from service import trainer  # loads Ray, which --help and a wrong option need not wait for
@@ -66,7 +70,7 @@ def command(
     return 0
 
 
-def _parse(job: Callable[..., Any], options: type, name: str, argv: Sequence[str] | None) -> tuple[Run, Any]:
+def _parse(job: Callable[..., Any], options: type, name: str, argv: Sequence[str] | None) -> tuple[Run, Any, bool]:
     module = sys.modules[job.__module__]
     parser = _Parser(
         prog=f"python -m {module.__spec__.name}" if module.__spec__ else f"python {sys.argv[0]}",
@@ -81,6 +85,7 @@ def _parse(job: Callable[..., Any], options: type, name: str, argv: Sequence[str
         action="store_true",
         help="begin a new run: where the name is taken, under the next free one of NAME-2, NAME-3, ...",
     )
+    parser.add_argument("--dry-run", action="store_true", help="print what the options mean, as JSON, and train nothing")
     parser.add_fields("job", options)
     values = parser.read(argv)
     try:
@@ -88,7 +93,7 @@ def _parse(job: Callable[..., Any], options: type, name: str, argv: Sequence[str
             from service import record
 
             values["name"] = record.free_name(values["storage"], values["name"])
-        return _construct(Run, values), _construct(options, values)
+        return _construct(Run, values), _construct(options, values), values["dry_run"]
     except ValueError as error:
         parser.error(str(error))
 

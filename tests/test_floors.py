@@ -11,7 +11,7 @@ README = SERVICE.parent / "README.md"
 # A room is a file or a folder right under service/. Each imports only from floors below its own, or from itself.
 FLOORS = [
     "errors",
-    "run environment policies",
+    "run environment policies kubernetes",
     "storage cluster",
     "data exact",
     "training keras2 board",
@@ -22,7 +22,7 @@ FLOORS = [
     "attempt",
     "worker reference record kept",
     "trainer",
-    "job_command cli_runs cli_text cli_logs",
+    "job_command cli_runs cli_text cli_logs manifest",
     "cli_verify",
     "cli",
     "__main__",
