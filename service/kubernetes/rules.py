@@ -65,8 +65,8 @@ def _of_names(document: Document) -> Iterator[str]:
 def _of_jobs(document: Document) -> Iterator[str]:
     spec, where = document["spec"], title(document)
     mode, selects = spec.get("submissionMode", "K8sJobMode"), bool(spec.get("clusterSelector"))
-    retries, ends = spec.get("backoffLimit", 0), spec.get("shutdownAfterJobFinishes", False)
-    ttl, cluster = spec.get("ttlSecondsAfterFinished", 0), spec.get("rayClusterSpec") or {}
+    retries, ends = _whole(spec, "backoffLimit"), spec.get("shutdownAfterJobFinishes", False)
+    ttl, cluster = _whole(spec, "ttlSecondsAfterFinished"), spec.get("rayClusterSpec") or {}
     is_queued = "kueue.x-k8s.io/queue-name" in document["metadata"].get("labels", {})
     rules = {
         "suspend needs shutdownAfterJobFinishes": spec.get("suspend", False) and not ends,
@@ -78,7 +78,7 @@ def _of_jobs(document: Document) -> Iterator[str]:
         "SidecarMode excludes submitterPodTemplate and submitterConfig": mode == "SidecarMode"
         and ("submitterPodTemplate" in spec or "submitterConfig" in spec),
         "backoffLimit is 1 or more, for a lost head ends the run otherwise": not selects and retries < 1,
-        "activeDeadlineSeconds is set and above 0": spec.get("activeDeadlineSeconds", 0) <= 0,
+        "activeDeadlineSeconds is set and above 0": _whole(spec, "activeDeadlineSeconds") <= 0,
         "preRunningDeadlineSeconds is set and above 0, for nodes that never come": spec.get("preRunningDeadlineSeconds", 0)
         <= 0,
         "shutdownAfterJobFinishes is true, for a cluster that nobody uses costs as much": not selects and not ends,
@@ -108,8 +108,9 @@ def _of_clusters(where: str, cluster: Document) -> Iterator[str]:
             yield f"{where}, {name}: the operator rejects rayStartParams.labels; write the group's labels."
         if group.get("resources") and start.keys() & {"num-cpus", "num-gpus", "memory", "resources"}:
             yield f"{where}, {name}: resources stand both in the group and in rayStartParams; the operator takes one."
-        if group is not head and not group.get("minReplicas", 0) <= group.get("replicas", 0) <= group.get("maxReplicas", 0):
-            yield f"{where}, {name}: expected minReplicas <= replicas <= maxReplicas."
+        bounds = [_whole(group, field) for field in ("minReplicas", "replicas", "maxReplicas")]
+        if group is not head and not 0 <= bounds[0] <= bounds[1] <= bounds[2]:
+            yield f"{where}, {name}: expected whole numbers, minReplicas <= replicas <= maxReplicas."
         if scales and (group.get("template") or {}).get("spec", {}).get("restartPolicy", "Never") != "Never":
             yield f"{where}, {name}: the autoscaler needs restartPolicy Never."
         if group is not head and _has_tpu(group):
@@ -125,11 +126,11 @@ def _has_tpu(group: Document) -> bool:
 def _of_slices(where: str, group: Document) -> Iterator[str]:
     spec = group["template"]["spec"]
     topology = spec.get("nodeSelector", {}).get(TPU_TOPOLOGY, "")
-    in_pod = int(limits(spec["containers"][0]).get(TPU, 0))
+    given = limits(spec["containers"][0]).get(TPU, 0)
     try:
-        in_slice = chips(topology)
+        in_slice, in_pod = chips(topology), int(given)
     except ValueError:
-        yield f"{where}: gke-tpu-topology {topology!r} is no shape such as 2x4."
+        yield f"{where}: gke-tpu-topology {topology!r} is no shape such as 2x4, or google.com/tpu {given!r} no whole number."
         return
     if in_slice != group.get("numOfHosts", 1) * in_pod:
         yield (
@@ -172,3 +173,9 @@ def _of_grace(pod: Pod) -> Iterator[str]:
 def _variables(template: Document) -> dict[str, str | None]:
     containers = template.get("spec", {}).get("containers") or [{}]
     return {variable["name"]: variable.get("value") for variable in containers[0].get("env", [])}
+
+
+def _whole(place: Document, field: str) -> int:
+    """Returns a field's whole number, 0 where there is none, and -1, which no rule takes, for what is no whole number."""
+    value = place.get(field, 0)
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
