@@ -25,6 +25,8 @@ WITHOUT_SCHEMA = {("kueue.x-k8s.io/v1beta2", kind) for kind in ("ResourceFlavor"
     ("monitoring.coreos.com/v1", "PrometheusRule"),
 }
 Schemas = dict[tuple[str, str], jsonschema.Draft202012Validator]
+# Where KubeRay's CRDs are not: all is taken, but what the pods in it are.
+UNKNOWN_RAY: Schemas = {("ray.io/v1", kind): jsonschema.Draft202012Validator({}) for kind in ("RayCluster", "RayJob")}
 
 
 def crd_folders() -> list[Path]:
