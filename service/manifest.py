@@ -67,7 +67,7 @@ def manifest(request: Request, seconds: float) -> str:
         RunInvalid: a name, an option or the overlay cannot be carried out.
         EnvironmentUnfit: neither kubectl nor kustomize is here, or the job cannot be imported.
     """
-    job_name = _job_name(request.name, seconds)
+    job_name, variables = _job_name(request.name, seconds), _variables(request)
     rendered = _rendered(request.overlay)
     job = next(document for document in rendered if document["kind"] == "RayJob")
     words = _words(request, job)
@@ -77,7 +77,6 @@ def manifest(request: Request, seconds: float) -> str:
     job["metadata"]["labels"]["samestep/run"] = request.name
     job["spec"]["entrypoint"] = shlex.join(["python", "-m", request.job, *words])
     _size(run, cluster["workerGroupSpecs"][0])
-    variables = _variables(request)
     for pod in documents.pods(job):
         pod.template["metadata"]["labels"]["samestep/run"] = request.name
         if pod.role != "submitter":

@@ -418,7 +418,10 @@ def test_a_run_that_is_not_there_is_corrected(ask, tmp_path, finished):
     [
         (["shwo", "x"], 'there is no command "shwo". Did you mean "show"?'),
         (["start"], 'there is no command "start".'),
-        (["--json", "runs"], '"--json" stands before the command. Write the command first: runs, show, verify, logs.'),
+        (
+            ["--json", "runs"],
+            '"--json" stands before the command. Write the command first: runs, show, verify, logs, manifest.',
+        ),
         (["show", "x", "--jsn"], 'there is no option "--jsn". Did you mean "--json"?'),
         (["show", "x", "--js"], 'there is no option "--js". Did you mean "--json"?'),
         (["show"], "expected one RUN, a run's folder, such as runs/vae-1 or gs://bucket/runs/vae-1; none was given."),
@@ -435,7 +438,9 @@ def test_a_wrong_word_ends_with_2_and_is_corrected(ask, words, told):
 
 def test_help_names_the_commands_and_their_word(ask):
     code, out, _ = ask("--help")
-    assert code == 0 and all(f"  {name}" in out for name in ("runs    URL", "show    RUN", "verify  RUN"))
+    assert code == 0 and all(
+        f"  {name}" in out for name in ("runs      URL", "show      RUN", "verify    RUN", "manifest  JOB")
+    )
     code, out, _ = ask("verify", "--help")
     assert code == 0 and "verify RUN [--json]" in out and "exits with 1 if anything is wrong" in out
 

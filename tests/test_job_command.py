@@ -1,6 +1,7 @@
 """The run's and the job's options on the command line; a fake train shows what they become."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -258,3 +259,16 @@ print(code, sorted({"keras", "ray", "tensorflow", "numpy"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "2 []\n"
+
+
+def test_a_dry_run_says_what_the_options_mean_and_trains_nothing(capsys: pytest.CaptureFixture[str]):
+    code, trained = run_command("--dry-run", "--workers", "2-4", "--name", "vae-1", "--rate", "0.5")
+    assert (code, trained.job) == (0, None)
+    told = json.loads(capsys.readouterr().out)
+    assert Run(**told["run"]) == Run(name="vae-1", workers=(2, 4))
+    assert told["options"] == {**dataclasses.asdict(Options()), "rate": 0.5}
+
+
+def test_a_dry_run_refuses_what_a_run_would(capsys: pytest.CaptureFixture[str]):
+    code, _ = run_command("--dry-run", "--epoch", "5")
+    assert code == 2 and 'there is no option "--epoch"' in capsys.readouterr().err
