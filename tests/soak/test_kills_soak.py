@@ -8,7 +8,6 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,9 @@ from service.storage.commits import CommitLog
 from service.storage.store import Store
 from tests.paced_jobs import attempts
 from tests.storage.conftest import gcs_address, gs_options  # noqa: F401  (one is a fixture)
-from tests.test_kills import Driver, drivers, kill, wait_for
+from tests.test_kills import drivers, kill, wait_for
 from tests.test_moves import controller
+from tests.undertaking import Undertaking
 
 pytestmark = [pytest.mark.soak, pytest.mark.ray, pytest.mark.timeout(3000)]
 
@@ -33,68 +33,35 @@ LONGEST_SECONDS = 4.0
 STARTING_SECONDS = 8.0
 
 
-class Undertaking:
-    """One run of a command, given again by itself whenever the driver is killed."""
+def await_moment(run: Undertaking, moment: str, generator: np.random.Generator) -> None:
+    """Returns at a random time, then as soon as the moment comes."""
+    time.sleep(generator.uniform(0.0, LONGEST_SECONDS))
+    if moment == "in a step":
+        return
+    folder = layout.COMMITS if moment == "an entry was committed" else layout.SHARDS
+    before = set(run.store.list(folder))
 
-    def __init__(self, store: Store, notes: Path, start: Callable[..., Driver]) -> None:
-        self.store, self.notes, self._start = store, notes, start
-        self.driver = self._command()
+    def has_come() -> bool:
+        now = set(run.store.list(folder))
+        return bool(before - now if moment == "a shard was deleted" else now - before)
 
-    def _command(self) -> Driver:
-        storage, _, name = self.store.url.rpartition("/")
-        words = ("--storage", storage, "--name", name, "--notes", str(self.notes))
-        return self._start("tests.paced_jobs", *words, *WORDS)
+    wait_for(has_come, run.driver)
 
-    def committed(self) -> int:
-        """Returns the step of the newest checkpoint."""
-        log = CommitLog(self.store)
-        log.refresh()
-        return max((entry.body["step"] for entry in log.checkpoints()), default=0)
 
-    def await_steps(self, attempt: int) -> None:
-        """Returns once an attempt, counted from 0, has taken a few steps."""
-
-        def has_begun() -> bool:
-            found = attempts(self.notes)
-            return len(found) > attempt and len(found[-1]) == 2 and all(len(page.steps) > 5 for page in found[-1])
-
-        wait_for(has_begun, self.driver)
-
-    def await_moment(self, moment: str, generator: np.random.Generator) -> None:
-        """Returns at a random time, then as soon as the moment comes."""
-        time.sleep(generator.uniform(0.0, LONGEST_SECONDS))
-        if moment == "in a step":
-            return
-        folder = layout.COMMITS if moment == "an entry was committed" else layout.SHARDS
-        before = set(self.store.list(folder))
-
-        def has_come() -> bool:
-            now = set(self.store.list(folder))
-            return bool(before - now if moment == "a shard was deleted" else now - before)
-
-        wait_for(has_come, self.driver)
-
-    def kill(self, victim: str, generator: np.random.Generator) -> None:
-        """Kills, and gives the driver's command again where that was killed."""
-        if victim.startswith("the driver"):
-            self.driver.kill(with_all=victim != "the driver")
-            self.driver = self._command()
-            if victim == "the driver, twice":
-                time.sleep(generator.uniform(0.0, STARTING_SECONDS))
-                self.driver.kill(with_all=True)
-                self.driver = self._command()
-        elif victim == "the controller":
-            os.kill(controller(self.driver.pid), signal.SIGKILL)
-        else:
-            process = attempts(self.notes)[-1][int(victim[-1])].process
-            kill({process: self.driver.family()[process]})
-
-    def end(self) -> int:
-        """Has the run stop a little later, and returns after which step it does."""
-        last = attempts(self.notes)[-1][0].steps[-1] + 50
-        (self.notes / "last-step").write_text(str(last))
-        assert self.driver.wait() == 0, self.driver.printed()
-        return last
+def kill_one(run: Undertaking, victim: str, generator: np.random.Generator) -> None:
+    """Kills, and gives the driver's command again where that was killed."""
+    if victim.startswith("the driver"):
+        run.driver.kill(with_all=victim != "the driver")
+        run.begin()
+        if victim == "the driver, twice":
+            time.sleep(generator.uniform(0.0, STARTING_SECONDS))
+            run.driver.kill(with_all=True)
+            run.begin()
+    elif victim == "the controller":
+        os.kill(controller(run.driver.pid), signal.SIGKILL)
+    else:
+        process = attempts(run.notes)[-1][int(victim[-1])].process
+        kill({process: run.driver.family()[process]})
 
 
 @pytest.fixture(params=["folder", "gs"])
@@ -132,13 +99,13 @@ def test_a_run_whose_processes_are_killed_at_random_ends_as_if_nobody_had(place,
     quiet.mkdir()
     lost: list[int] = []
     with drivers() as start:
-        run = Undertaking(store_of("killed"), notes, start)
+        run = Undertaking(store_of("killed"), notes, start, *WORDS)
         for number in range(KILLS[kind]):
             run.await_steps(number)
             # Every victim at every moment, in turn; the moment itself is chance.
             victim, moment = VICTIMS[number % len(VICTIMS)], OF_A_SAVE[number % len(OF_A_SAVE)]
-            run.await_moment(moment, generator)
-            run.kill(victim, generator)
+            await_moment(run, moment, generator)
+            kill_one(run, victim, generator)
             committed, taken = run.committed(), attempts(notes)[-1][0].steps[-1]
             run.await_steps(number + 1)
             begun = {page.steps[0] for page in attempts(notes)[-1]}
@@ -148,8 +115,8 @@ def test_a_run_whose_processes_are_killed_at_random_ends_as_if_nobody_had(place,
             lost.append(max(taken - resumed, 0))
             told[f"{victim}, {moment}"] += 1
         last = run.end()
-        undisturbed = Undertaking(store_of("undisturbed"), quiet, start)
         (quiet / "last-step").write_text(str(last))
+        undisturbed = Undertaking(store_of("undisturbed"), quiet, start, *WORDS)
         assert undisturbed.driver.wait() == 0, undisturbed.driver.printed()
     assert bits(run.store) == bits(undisturbed.store)
     print(
