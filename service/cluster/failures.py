@@ -46,7 +46,7 @@ class StopAtErrors(WorkerGroupCallback):
         if not errors or self._group is None:
             return
         group, self._group = self._group, None  # one judgement for a group, however often it is polled
-        causes = {worker: getattr(error, "_base_exc", error) for worker, error in sorted(errors.items())}
+        causes = {worker: _cause(error) for worker, error in sorted(errors.items())}
         if any(isinstance(cause, StartAgain) or getattr(cause, "preempted", False) for cause in causes.values()):
             return
         for worker, cause in causes.items():
@@ -74,6 +74,12 @@ class StopAtErrors(WorkerGroupCallback):
         if reason := reason_to_end(self._failures, self._max_restarts):
             raise WorkersLost(f"{reason}. The run is {self._url}; the same command goes on from its newest checkpoint.")
         self._relay.put.remote(f"Lost workers ({failure.lost}). All start again from the last checkpoint.\n")
+
+
+def _cause(error: Exception) -> Exception:
+    """Returns what happened to a worker, without what Ray Train wraps around it."""
+    error = getattr(error, "health_check_failure", error)
+    return getattr(error, "_base_exc", error)
 
 
 def _steps_begun(group: Any, worker: int) -> int:

@@ -57,7 +57,7 @@ def main() -> None:
         cold = began - asked
         recoveries: list[float] = []
         while time.monotonic() - began < options.minutes * 60 - options.every / 2:
-            time.sleep(options.every - (recoveries[-1] if recoveries else 0.0))
+            time.sleep(max(options.every - (recoveries[-1] if recoveries else 0.0), 0.0))
             victim = attempts(notes)[-1][len(recoveries) % 2].process
             killed = time.monotonic()
             os.kill(victim, signal.SIGKILL)
@@ -71,13 +71,11 @@ def main() -> None:
     step = step_seconds(recoveries, ended - began, taken)
     allowed = ended - began - len(recoveries) * cold
     print(f"{os.cpu_count()} cores; {ended - began:.0f} s with {len(recoveries)} kills, one every {options.every:g} s")
-    print(
-        f"cold start {cold:.1f} s, recovery {statistics.median(recoveries):.1f} s in the median, {max(recoveries):.1f} s at most"
-    )
+    median, longest = statistics.median(recoveries), max(recoveries)
+    print(f"cold start {cold:.1f} s, recovery {median:.1f} s in the median, {longest:.1f} s at most")
     print(f"{counted} steps count of {taken} taken, at {step * 1000:.0f} ms each")
-    print(
-        f"goodput {counted * step / allowed:.1%} of what {allowed:.0f} s allow; {counted * step / (ended - began):.1%} of all time"
-    )
+    useful = counted * step
+    print(f"goodput {useful / allowed:.1%} of what {allowed:.0f} s allow; {useful / (ended - began):.1%} of all time")
 
 
 def step_seconds(recoveries: list[float], wall: float, taken: int) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, RayActorError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from service.cluster import failures
 from service.errors import DataInvalid, JobFailed, Moved, WorkersLost
@@ -37,6 +38,11 @@ def answers(monkeypatch):
     monkeypatch.setattr(failures, "_AGAIN_SECONDS", 0.0)
 
 
+def died(**how: Any) -> Exception:
+    """What Ray Train says of a worker's process that is gone."""
+    return WorkerHealthCheckFailedError("a poll failed", RayActorError(**how) if how else ActorDiedError())
+
+
 def judge_of(max_restarts: int = 3, position: int = 1) -> tuple[Any, Relay]:
     relay = Relay()
     return failures.StopAtErrors(relay, lambda: position, max_restarts, "runs/r"), relay
@@ -52,22 +58,22 @@ def poll(judge: Any, group: Group, *polls: dict[int, Exception]) -> None:
 def test_a_worker_that_dies_in_the_same_step_twice_ends_the_run():
     judge, relay = judge_of(max_restarts=100)
     # The survivor is asked until it begins no more steps: 11 and then 12, where it waits.
-    poll(judge, Group(11, 12, 12), {1: ActorDiedError()})
+    poll(judge, Group(11, 12, 12), {1: died()})
     assert relay.said == ["Lost workers (worker 1: ActorDiedError). All start again from the last checkpoint.\n"]
     with pytest.raises(WorkersLost, match=r"twice in the same step, 12 steps .* The run is runs/r"):
-        poll(judge, Group(12), {1: ActorDiedError()})
+        poll(judge, Group(12), {1: died()})
 
 
 def test_another_step_is_another_failure():
     judge, relay = judge_of(max_restarts=100)
     for steps in (12, 13, 12):
-        poll(judge, Group(steps), {1: ActorDiedError()})
+        poll(judge, Group(steps), {1: died()})
     assert len(relay.said) == 3
 
 
 def test_a_group_s_failure_counts_once_however_often_it_is_polled():
     judge, relay = judge_of(max_restarts=1)
-    poll(judge, Group(5), {}, {1: ActorDiedError()}, {0: OSError(), 1: ActorDiedError()})
+    poll(judge, Group(5), {}, {1: died()}, {0: OSError(), 1: died()})
     assert len(relay.said) == 1
 
 
@@ -78,7 +84,7 @@ def test_a_lost_controller_counts_as_lost_workers():
         judge.lost_controller()
 
 
-@pytest.mark.parametrize("cause", [Moved("at step 5"), RayActorError(preempted=True)])
+@pytest.mark.parametrize("cause", [Moved("at step 5"), died(preempted=True)])
 def test_workers_that_make_way_and_machines_taken_away_are_no_failure(cause):
     judge, relay = judge_of(max_restarts=0)
     poll(judge, Group(5), {0: OSError("a lost peer"), 1: cause})
