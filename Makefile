@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ;]*\).*/\1/p' requirements.lock)
 READY := $(VENV)/.ready
+TOOLS := $(VENV)/infra
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export CUDA_VISIBLE_DEVICES ?=
@@ -13,7 +14,7 @@ export CUDA_VISIBLE_DEVICES ?=
 train: $(READY)  ## run the main job on two workers
 	$(BIN)/python -m jobs.digits_vae --workers 2 --storage runs --name vae-1
 
-test: $(READY)  ## run every test
+test: $(READY) $(TOOLS)/.ready  ## run every test
 	$(BIN)/python -m pytest -m "not soak"
 
 check: $(READY)  ## format, lint, types
@@ -21,7 +22,7 @@ check: $(READY)  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-soak: $(READY)  ## the long campaigns
+soak: $(READY) $(TOOLS)/.ready  ## the long campaigns
 	$(BIN)/python -m pytest -m soak
 
 bench: $(READY)  ## the timed figures
@@ -37,6 +38,13 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+# Terraform, a linter and the google provider's schema, for tests/infra. Apart: see tests/infra/tools.in.
+$(TOOLS)/.ready: $(READY) tests/infra/tools.lock tests/infra/google_schema.py
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(TOOLS)
+	$(BIN)/uv pip install --quiet --no-deps --python $(TOOLS)/bin/python -r tests/infra/tools.lock
+	$(TOOLS)/bin/python tests/infra/google_schema.py $(TOOLS)/google_schema.json
 	touch $@
 
 lock: $(READY)  ## choose and pin the newest versions that pyproject.toml allows
