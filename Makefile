@@ -9,7 +9,7 @@ TOOLS := $(VENV)/infra
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export CUDA_VISIBLE_DEVICES ?=
 
-.PHONY: train test check soak bench parity lock clean
+.PHONY: train test check soak bench parity lock image-locks images push-images cluster clean
 
 train: $(READY)  ## run the main job on two workers
 	$(BIN)/python -m jobs.digits_vae --workers 2 --storage runs --name vae-1
@@ -49,6 +49,35 @@ $(TOOLS)/.ready: $(READY) tests/infra/tools.lock tests/infra/google_schema.py
 
 lock: $(READY)  ## choose and pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --upgrade --no-emit-index-url --python-version 3.11 --extra cpu --extra dev --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --no-annotate --python-version 3.11 --output-file tests/infra/tools.lock tests/infra/tools.in
+	$(MAKE) image-locks
+
+# The images' packages, at the versions of requirements.lock. TensorFlow for TPUs is a minor version behind and brings its TensorBoard.
+IMAGE_LOCK = $(BIN)/uv pip compile --quiet --no-emit-index-url --no-annotate --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_31
+image-locks: $(READY)  ## pin what the images hold
+	sed '/^tensorboard==/d' requirements.lock > $(VENV)/tpu-constraints.txt
+	$(IMAGE_LOCK) --constraint requirements.lock --extra cpu --extra jobs --output-file infra/images/cpu.lock pyproject.toml
+	$(IMAGE_LOCK) --constraint requirements.lock --extra gpu --extra jobs --output-file infra/images/gpu.lock pyproject.toml
+	$(IMAGE_LOCK) --constraint $(VENV)/tpu-constraints.txt --extra tpu --extra jobs --output-file infra/images/tpu.lock pyproject.toml
+	printf 'tensorboard\ngcsfs\n' | $(IMAGE_LOCK) --constraint requirements.lock --output-file infra/images/tensorboard.lock -
+
+# Where images go and what they are called: of the cluster that `make cluster` made, else this machine's own.
+-include k8s/settings.env
+REGISTRY ?= localhost
+IMAGE_TAG ?= dev
+IMAGES := cpu gpu tpu tensorboard
+
+images: $(IMAGES:%=image-%)  ## build every image
+image-%:
+	DOCKER_BUILDKIT=1 docker build --file infra/images/Dockerfile --build-arg KIND=$* --target $(if $(filter tensorboard,$*),tensorboard,worker) --tag $(REGISTRY)/samestep-$*:$(IMAGE_TAG) .
+
+push-images: images  ## build and push every image
+	for kind in $(IMAGES); do docker push $(REGISTRY)/samestep-$$kind:$(IMAGE_TAG) || exit; done
+
+cluster:  ## make or change the cluster that infra/terraform/terraform.tfvars describes
+	terraform -chdir=infra/terraform init
+	terraform -chdir=infra/terraform apply
+	terraform -chdir=infra/terraform output -raw k8s_settings > k8s/settings.env
 
 clean:
 	rm -rf $(VENV)

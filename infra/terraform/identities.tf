@@ -3,20 +3,15 @@
 locals {
   namespace = "samestep" # as in k8s/
 
-  # The part of the bucket that pods see. An object's name is the resource of reading, writing and
-  # deleting it. Listing is asked of the bucket, which has no object's name: there the condition is the
-  # prefix that is listed, so that nobody lists what they cannot read. A prefix of "runs" itself, without
-  # the slash, is how a client asks whether the folder is there.
-  runs_only = join(" || ", [
-    "resource.name.startsWith(\"projects/_/buckets/${google_storage_bucket.runs.name}/objects/runs/\")",
-    "api.getAttribute(\"storage.googleapis.com/objectListPrefix\", \"\") == \"runs\"",
-    "api.getAttribute(\"storage.googleapis.com/objectListPrefix\", \"\").startsWith(\"runs/\")",
-  ])
+  # The part of the bucket whose objects pods read and write: an object's name is the resource of both.
+  # Clients ask for an object "runs" too, to see whether it is a folder.
+  objects   = "projects/_/buckets/${google_storage_bucket.runs.name}/objects"
+  runs_only = "resource.name == \"${local.objects}/runs\" || resource.name.startsWith(\"${local.objects}/runs/\")"
 
   # Each Kubernetes service account of k8s/, and its role on runs/ in the bucket.
   pod_roles = {
-    trainer     = "roles/storage.objectUser"   # read, create, replace, delete, list
-    tensorboard = "roles/storage.objectViewer" # read, list
+    trainer     = "roles/storage.objectUser"   # read, create, replace, delete
+    tensorboard = "roles/storage.objectViewer" # read
   }
 }
 
@@ -62,7 +57,19 @@ resource "google_storage_bucket_iam_member" "pod" {
 
   condition {
     title       = "runs-only"
-    description = "Objects under runs/, and listing them."
+    description = "Objects under runs/."
     expression  = local.runs_only
   }
+}
+
+# Listing is asked of the bucket, whose name the condition above does not match. It is granted for the
+# whole bucket, so that names, but no bytes, outside of runs/ can be seen. A narrower grant, by the prefix
+# that is listed, would not do: Cloud Storage answers "not found" only to those who may list, and
+# "forbidden" to others, and a run must tell an object that is not there from one it may not have.
+resource "google_storage_bucket_iam_member" "list" {
+  for_each = local.pod_roles
+
+  bucket = google_storage_bucket.runs.name
+  role   = "roles/storage.legacyBucketReader" # list objects, see the bucket's settings
+  member = google_service_account.pod[each.key].member
 }

@@ -105,12 +105,18 @@ run "pods_see_runs_only_and_tensorboard_only_reads" {
     condition = alltrue([
       for member in google_storage_bucket_iam_member.pod :
       member.condition[0].expression == join(" || ", [
+        "resource.name == \"projects/_/buckets/my-project-1-samestep/objects/runs\"",
         "resource.name.startsWith(\"projects/_/buckets/my-project-1-samestep/objects/runs/\")",
-        "api.getAttribute(\"storage.googleapis.com/objectListPrefix\", \"\") == \"runs\"",
-        "api.getAttribute(\"storage.googleapis.com/objectListPrefix\", \"\").startsWith(\"runs/\")",
       ])
     ])
     error_message = "Both are confined to runs/."
+  }
+
+  assert {
+    condition = alltrue([
+      for member in google_storage_bucket_iam_member.list : member.role == "roles/storage.legacyBucketReader"
+    ]) && length(google_storage_bucket_iam_member.list) == 2
+    error_message = "Both list the bucket, or a missing object looks forbidden."
   }
 
   assert {
