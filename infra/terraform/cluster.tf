@@ -85,12 +85,20 @@ resource "google_container_cluster" "samestep" {
   }
 
   # The pools are this module's own (pools.tf). A cluster is made with one all the same; it lives for
-  # minutes, and not as the project's all-powerful default account.
+  # minutes, guarded as they are and not as the project's all-powerful default account.
   remove_default_node_pool = true
   initial_node_count       = 1
 
   node_config {
     service_account = google_service_account.nodes.email
+
+    shielded_instance_config {
+      enable_secure_boot = true
+    }
+
+    workload_metadata_config {
+      mode = "GKE_METADATA"
+    }
   }
 
   lifecycle {
