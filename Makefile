@@ -61,10 +61,8 @@ image-locks: $(READY)  ## pin what the images hold
 	$(IMAGE_LOCK) --constraint $(VENV)/tpu-constraints.txt --extra tpu --extra jobs --output-file infra/images/tpu.lock pyproject.toml
 	printf 'tensorboard\ngcsfs\n' | $(IMAGE_LOCK) --constraint requirements.lock --output-file infra/images/tensorboard.lock -
 
-# Where images go and what they are called: of the cluster that `make cluster` made, else this machine's own.
--include k8s/settings.env
-REGISTRY ?= localhost
-IMAGE_TAG ?= dev
+# REGISTRY and IMAGE_TAG: where images go and what they are called.
+include k8s/settings.env
 IMAGES := cpu gpu tpu tensorboard
 
 images: $(IMAGES:%=image-%)  ## build every image
@@ -77,7 +75,7 @@ push-images: images  ## build and push every image
 cluster:  ## make or change the cluster that infra/terraform/terraform.tfvars describes
 	terraform -chdir=infra/terraform init
 	terraform -chdir=infra/terraform apply
-	terraform -chdir=infra/terraform output -raw k8s_settings > k8s/settings.env
+	settings="$$(terraform -chdir=infra/terraform output -raw k8s_settings)" && echo "$$settings" > k8s/settings.env
 
 clean:
 	rm -rf $(VENV)

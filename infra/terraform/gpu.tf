@@ -1,9 +1,9 @@
 # The GPU pools: one that stays, one of spot nodes, each from no node at all.
 
 locals {
-  # The GPUs that a machine type has. Larger ones (a3-megagpu and on) need networks of their own.
+  # The GPUs that a machine type has. g2-standard-4 is smaller than the pods of k8s/components/gpu, and
+  # larger ones (a3-megagpu and on) need networks of their own.
   gpu_machines = {
-    "g2-standard-4"  = { accelerator = "nvidia-l4", count = 1 }
     "g2-standard-8"  = { accelerator = "nvidia-l4", count = 1 }
     "g2-standard-12" = { accelerator = "nvidia-l4", count = 1 }
     "g2-standard-16" = { accelerator = "nvidia-l4", count = 1 }

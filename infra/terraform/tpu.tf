@@ -4,14 +4,13 @@ locals {
   flat  = ["2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"]
   cubes = ["2x2x1", "2x2x2", "2x2x4", "2x4x4"] # and larger ones: see tpu_topology
 
-  # One host: the accelerator that pods ask for, its chips, the topologies that such hosts make up.
+  # One host: the accelerator that pods ask for, its chips, the topologies that such hosts make up. Hosts
+  # of one chip are smaller than the pods of k8s/components/tpu.
   tpu_machines = {
     "ct4p-hightpu-4t"   = { accelerator = "tpu-v4-podslice", chips = 4, topologies = local.cubes }
-    "ct5lp-hightpu-1t"  = { accelerator = "tpu-v5-lite-podslice", chips = 1, topologies = ["1x1"] }
     "ct5lp-hightpu-4t"  = { accelerator = "tpu-v5-lite-podslice", chips = 4, topologies = local.flat }
     "ct5lp-hightpu-8t"  = { accelerator = "tpu-v5-lite-podslice", chips = 8, topologies = ["2x4"] }
     "ct5p-hightpu-4t"   = { accelerator = "tpu-v5p-slice", chips = 4, topologies = local.cubes }
-    "ct6e-standard-1t"  = { accelerator = "tpu-v6e-slice", chips = 1, topologies = ["1x1"] }
     "ct6e-standard-4t"  = { accelerator = "tpu-v6e-slice", chips = 4, topologies = local.flat }
     "ct6e-standard-8t"  = { accelerator = "tpu-v6e-slice", chips = 8, topologies = ["2x4"] }
     "tpu7x-standard-4t" = { accelerator = "tpu7x", chips = 4, topologies = local.cubes }

@@ -110,7 +110,7 @@ variable "gpu_machine_type" {
 
   validation {
     condition     = var.gpu_machine_type == null ? true : contains(keys(local.gpu_machines), var.gpu_machine_type)
-    error_message = "gpu_machine_type = \"${coalesce(var.gpu_machine_type, "null")}\": expected one of ${join(", ", keys(local.gpu_machines))}. Other types need networks of their own, which this does not make."
+    error_message = "gpu_machine_type = \"${coalesce(var.gpu_machine_type, "null")}\": expected one of ${join(", ", keys(local.gpu_machines))}. Others are smaller than the pods, or need networks of their own."
   }
 }
 

@@ -39,7 +39,7 @@ WRONG = {
     ),
     "an_unknown_tpu_machine": (
         {"tpu_machine_type": '"ct6e-standard-2t"', "tpu_topology": '"2x2"'},
-        "expected one of ct4p-hightpu-4t, ct5lp-hightpu-1t",
+        "expected one of ct4p-hightpu-4t, ct5lp-hightpu-4t",
     ),
     "tpus_without_a_topology": ({"tpu_machine_type": '"ct6e-standard-4t"'}, "such as ct6e-standard-4t and 4x4: set both"),
     "a_topology_without_tpus": (
