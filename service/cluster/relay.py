@@ -26,6 +26,7 @@ class Relay:
         self._moved = asyncio.Event()
         self._beats: dict[str, dict[int, tuple[str, float, float]]] = {}
         self._problems: dict[str, str] = {}
+        self._busy: dict[str, dict[int, float]] = {}
 
     async def put(self, text: str) -> None:
         """Takes text that the chief printed."""
@@ -52,6 +53,12 @@ class Relay:
             await self.put(f"Worker {worker} is stuck: {problem}. What every worker does is written down; all start again.\n")
         others = [(phase, seconds, now - told) for other, (phase, seconds, told) in beats.items() if other != worker]
         return others, self._problems.get(group, "")
+
+    async def busiest(self, group: str, worker: int, busy_seconds: float) -> int:
+        """Takes how long a worker of a group works in a step; returns who of them works longest."""
+        told = self._busy.setdefault(group, {})
+        told[worker] = busy_seconds
+        return max(told, key=lambda other: told[other])
 
     async def begin_group(self) -> None:
         """New workers start: what the last ones were asked is done."""

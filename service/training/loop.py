@@ -69,6 +69,8 @@ def _train_epoch(
     model = step.model
     logs: dict[str, float] = step.current() if first > 0 else {}
     pace = Pace()
+    if saving is not None:
+        saving.pace = pace
     for number, batch in enumerate(pace.timed(plan.batches(step.group, epoch, first)), first):
         stop = bool(model.stop_training)
         if stop and not step.group.has_peers:

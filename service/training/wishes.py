@@ -5,6 +5,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 
 from service.errors import WorkersDiffer
+from service.training.recording import Pace
 from service.training.step import WISHES
 
 
@@ -19,7 +20,13 @@ class Wishes(Protocol):
 
 
 class Saving(Wishes, Protocol):
-    """What the loop asks and tells whoever saves checkpoints."""
+    """What the loop asks and tells whoever saves checkpoints.
+
+    Attributes:
+        pace: how fast the epoch's steps are; the loop gives each epoch's.
+    """
+
+    pace: Pace
 
     def leave(self) -> NoReturn:
         """Commits what was saved and ends the attempt. Collective: every worker calls this."""
