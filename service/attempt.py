@@ -25,7 +25,7 @@ from service.run import Run
 from service.storage import layout, restore
 from service.storage.commits import CommitLog
 from service.storage.store import Store
-from service.training import models
+from service.training import believed, models
 from service.training.saver import Saver
 from service.training.start import Start
 from service.training.state import history_of, restore_callbacks, restore_models, snapshot
@@ -190,6 +190,8 @@ class Attempt:
         place = self.council.chief(None if found is None else found.entry.number)
         if place is not None and found is None:
             found = restore.one(log, place)
+        if found is not None:
+            believed.check(found)
         for entry, problem in (found.skipped if found else {}).items():
             print(f"Checkpoint {entry} was skipped: {problem}", flush=True)
         return is_over, found

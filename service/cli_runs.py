@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from service.errors import StorageError, did_you_mean
+from service import record
+from service.errors import Corrupt, StorageError, did_you_mean
 from service.storage import layout, retries, urls
 from service.storage.commits import CommitLog
 from service.storage.entries import Entry
 from service.storage.store import Store
 
 _READERS = 8  # runs read at once: in a bucket each costs a few round trips
-_RECORD = ("run", "job", "seed", "options")  # what a run cannot go on without
 
 
 def connect(url: str) -> Store:
@@ -69,14 +69,13 @@ def about(store: Store, now: float) -> dict[str, Any]:
     damage = {entry.number: _wrong_sizes(entry, sizes) for entry in checkpoints}
     if any(damage.values()):
         log.refresh()  # a run that goes on may just have deleted them
-    record, problem = read_record(store)
-    record = (
-        {**record, "source": {"sha256": record["source"].get("sha256")}} if isinstance(record.get("source"), dict) else record
-    )
+    asked, problem = read_record(store)
+    if isinstance(asked.get("source"), dict):
+        asked = {**asked, "source": {"sha256": asked["source"].get("sha256")}}
     ends = [entry for entry in entries if entry.kind == "finished"]
     return {
         **_summary_of(store, log, name_of(store), now),
-        "record": record,
+        "record": asked,
         "record_problem": problem,
         "lease": _lease_owner(store) if layout.LEASE in sizes else None,
         "bytes": sum(sizes.values()),
@@ -97,18 +96,11 @@ def about(store: Store, now: float) -> dict[str, Any]:
 def read_record(store: Store) -> tuple[dict[str, Any], str]:
     """Returns run.json and "", or {} and what is wrong with it."""
     try:
-        record = json.loads(store.read(layout.RUN))
+        return record.read(store), ""
     except FileNotFoundError:
         return {}, f"{layout.RUN} is missing."
-    except (ValueError, RecursionError) as error:
-        return {}, f"{layout.RUN} is damaged: {error}."
-    if not isinstance(record, dict):
-        return {}, f"{layout.RUN} is damaged: it is no object."
-    if lacks := [name for name in _RECORD if name not in record]:
-        return {}, f"{layout.RUN} is damaged: it lacks {', '.join(lacks)}."
-    if not isinstance(record["run"], dict) or not isinstance(record["options"], dict):
-        return {}, f"{layout.RUN} is damaged: its run or its options are no object."
-    return record, ""
+    except Corrupt as error:
+        return {}, str(error)
 
 
 def name_of(store: Store) -> str:

@@ -108,6 +108,8 @@ def _wrong(store: Store, receipt: dict[str, Any]) -> str:
             digest.update(store.read_range(file, begin, min(begin + _CHUNK, size)))
     except FileNotFoundError:
         return f"{file} is missing."
+    except Corrupt as error:
+        return str(error)
     if digest.hexdigest() != receipt["sha256"]:
         return f"{file} has sha256 {digest.hexdigest()}, and {receipt['sha256']} was committed."
     return ""

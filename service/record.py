@@ -15,15 +15,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from service import environment
-from service.errors import OptionUnknown, RunInvalid, StorageError
+from service.errors import Corrupt, OptionUnknown, RunInvalid, StorageError
 from service.run import Run
-from service.storage import layout
+from service.storage import documents, layout
 from service.storage.commits import CommitLog
 from service.storage.lease import Lease
 from service.storage.store import Store
 
 LEASE_SECONDS = 12.0  # how long after a driver's death another one waits, at most
 _MAY_CHANGE = ("epochs",)
+# What a run cannot go on without.
+_FIELDS: dict[str, tuple[type, ...]] = {"run": (dict,), "job": (str, type(None)), "seed": (int,), "options": (dict,)}
+_MISSING = object()
 
 
 def begin(store: Store, run: Run, reference: str | None, options: Mapping[str, Any], source: str) -> Run:
@@ -45,7 +48,7 @@ def begin(store: Store, run: Run, reference: str | None, options: Mapping[str, A
     }
     if store.create(layout.RUN, json.dumps(about, indent=1).encode()):
         return drawn
-    recorded = json.loads(store.read(layout.RUN))
+    recorded = read(store)
     if run.seed is None:
         asked["seed"] = recorded["seed"]
     differences = _differences(recorded, asked)
@@ -56,6 +59,21 @@ def begin(store: Store, run: Run, reference: str | None, options: Mapping[str, A
             "Give what was recorded to go on with it, or another name to begin a new run."
         )
     return dataclasses.replace(run, seed=recorded["seed"])
+
+
+def read(store: Store) -> dict[str, Any]:
+    """Returns the record.
+
+    Raises:
+        Corrupt: naming the file and what is wrong with it.
+        FileNotFoundError: there is none.
+    """
+    recorded = documents.read(store, layout.RUN)
+    for name, kinds in _FIELDS.items():
+        if not isinstance(recorded.get(name, _MISSING), kinds) or isinstance(recorded.get(name), bool):
+            what = f"its {name} is {recorded[name]!r:.100}" if name in recorded else f"it lacks its {name}"
+            raise Corrupt(f"{store.url_of(layout.RUN)} is damaged: {what}.")
+    return recorded
 
 
 @contextmanager
@@ -119,7 +137,7 @@ def finished(store: Store, options: Mapping[str, Any]) -> dict[str, Any] | None:
     log = CommitLog(store)
     log.refresh()
     ends = [entry.body for entry in log.entries() if entry.kind == "finished"]
-    return ends[-1] if ends and ends[-1]["options"] == dict(options) else None
+    return ends[-1] if ends and ends[-1].get("options") == dict(options) else None
 
 
 def _differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -245,9 +245,9 @@ def test_show_tells_who_holds_the_lease_and_not_that_it_lives(ask, finished):
 
 def test_show_tells_what_is_wrong_with_the_record(ask, finished):
     finished.store.write(layout.RUN, b'{"job": null}')
-    assert "record      run.json is damaged: it lacks run, seed, options.\n" in ask("show", finished.url)[1]
+    assert f"record      {finished.url}/run.json is damaged: it lacks its run.\n" in ask("show", finished.url)[1]
     finished.store.write(layout.RUN, b'{"run": 2, "job": null, "seed": 7, "options": {}}')
-    assert "record      run.json is damaged: its run or its options are no object.\n" in ask("show", finished.url)[1]
+    assert f"record      {finished.url}/run.json is damaged: its run is 2.\n" in ask("show", finished.url)[1]
     finished.store.delete(layout.RUN)
     code, out, _ = ask("verify", finished.url)
     assert code == 1 and "WRONG  run.json       run.json is missing.\n" in out

@@ -114,6 +114,8 @@ class CommitLog:
             data = self.store.read(path)
         except FileNotFoundError:
             return _Found(None, problem=f"Entry {path} is missing.")
+        except Corrupt as error:
+            return _Found(None, problem=str(error))
         sha256 = hashlib.sha256(data).hexdigest()
         try:
             return _Found(entries.decode(number, data), sha256)

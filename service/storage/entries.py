@@ -31,9 +31,9 @@ class Entry:
         previous: the SHA-256 of the bytes of the entry before, or "" where that one was
             not readable to the writer.
         body: what happened, a JSON object. A checkpoint's has "stage", "step", "epoch",
-            "shards" (see `receipts.check`) and "state" (an object of the caller's); a
-            deletion's the "numbers" of checkpoints and the "files" that go with them; a
-            stage's the "stage" and its "result".
+            "shards" (see `receipts.check`), "state" (an object of the caller's) and perhaps
+            "metrics" (numbers by name); a deletion's the "numbers" of checkpoints and the
+            "files" that go with them; a stage's the "stage" and its "result".
     """
 
     number: int
@@ -129,6 +129,9 @@ def _check_body(entry: Entry) -> None:
             raise ValueError(f"its step is {body.get('step')!r:.100} and its epoch {body.get('epoch')!r:.100}")
         if not isinstance(body.get("state"), dict):
             raise ValueError("its state is no object")
+        metrics = body.get("metrics", {})
+        if not isinstance(metrics, dict) or not all(type(value) in (int, float) for value in metrics.values()):
+            raise ValueError("its metrics are no numbers by name")
         receipts.check(body.get("shards"))
     if entry.kind == "deleted":
         numbers, files = body.get("numbers"), body.get("files")

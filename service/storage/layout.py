@@ -39,6 +39,11 @@ def attempt_of(path: str) -> str | None:
     return match[1] if match else None
 
 
+def is_named_by(path: str, sha256: str) -> bool:
+    """Whether a file of tensors has the name of a content."""
+    return path.endswith(f"-{sha256[:32]}.safetensors")
+
+
 def logs(stage: int, kind: str) -> str:
     """Returns the TensorBoard folder of a stage's "train" or "validation"."""
     return f"{_stage(stage)}logs/{kind}"

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 import threading
 import time
 import uuid
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 import fsspec
 
-from service.errors import StorageError
+from service.errors import Corrupt, StorageError
 from service.storage import retries, urls
 
 Buffer = bytes | memoryview
@@ -43,7 +44,11 @@ class Place(Protocol):
 
 
 class Folder:
-    """A folder of a local or shared file system."""
+    """A folder of a local or shared file system.
+
+    No link inside it is followed, and nothing but a plain file is read: what is put there
+    leads nowhere else, and holds no reader up.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -83,36 +88,44 @@ class Folder:
         _sync_folder(os.path.dirname(self._at(path)))
 
     def size(self, path: str) -> int:
-        if not os.path.isfile(self._at(path)):
-            raise FileNotFoundError(path)
-        return os.stat(self._at(path)).st_size
+        try:
+            about = os.lstat(self._at(path))
+        except NotADirectoryError as error:
+            raise FileNotFoundError(path) from error
+        if not stat.S_ISREG(about.st_mode):
+            raise _not_plain(path, about)
+        return about.st_size
 
     def sizes(self, folder: str) -> dict[str, int]:
         found = {}
         for path in self._walk(folder):
             if not os.path.basename(path).startswith(_TEMPORARY):
                 with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-                    found[path] = os.stat(self._at(path)).st_size
+                    found[path] = os.lstat(self._at(path)).st_size
         return found
 
     def remove_leftovers(self, older_than_seconds: float) -> None:
         for path in self._walk(""):
             if os.path.basename(path).startswith(_TEMPORARY):
                 with contextlib.suppress(FileNotFoundError):
-                    if time.time() - os.stat(self._at(path)).st_mtime > older_than_seconds:
+                    if time.time() - os.lstat(self._at(path)).st_mtime > older_than_seconds:
                         os.remove(self._at(path))
 
     def _at(self, path: str) -> str:
+        """Returns where a file is; raises Corrupt where a folder on the way is a link."""
+        place = self.root
+        for name in path.split("/")[:-1]:
+            place = os.path.join(place, name)
+            if os.path.islink(place):
+                raise Corrupt(f"{place} is a link, and a run's folder holds none. Put in its place what it leads to.")
         return os.path.join(self.root, path)
 
     def _open(self, path: str) -> BinaryIO:
-        try:
-            return open(self._at(path), "rb")
-        except (IsADirectoryError, NotADirectoryError) as error:
-            raise FileNotFoundError(path) from error
+        self.size(path)  # a pipe would wait for whoever writes into it
+        return open(self._at(path), "rb")
 
     def _walk(self, folder: str) -> list[str]:
-        steps = os.walk(self._at(folder) if folder else self.root)
+        steps = os.walk(self._at(f"{folder}/") if folder else self.root)
         return [os.path.relpath(os.path.join(step, name), self.root) for step, _, names in steps for name in names]
 
     @contextlib.contextmanager
@@ -210,6 +223,14 @@ def _defaults(scheme: str) -> dict[str, Any]:
     return {"use_listings_cache": False}
 
 
+def _not_plain(path: str, about: os.stat_result) -> OSError:
+    """Returns what to raise for a name that is a folder (no file, then), a link, a pipe or a device."""
+    if stat.S_ISDIR(about.st_mode):
+        return FileNotFoundError(path)
+    kind = "a link, and a run's folder holds none" if stat.S_ISLNK(about.st_mode) else "no plain file"
+    return Corrupt(f"{path} is {kind}.")
+
+
 def _sync_folder(folder: str) -> None:
     """Makes a name in a folder survive a power cut, as fsync does for a file's content."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -223,5 +244,8 @@ def _make_folder(folder: str) -> None:
     """Makes a folder and those above it, each to survive a power cut."""
     if not os.path.isdir(folder):
         _make_folder(os.path.dirname(folder))
-        os.makedirs(folder, exist_ok=True)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except FileExistsError as error:
+            raise StorageError(f"{folder} is there, and is no folder. Put it away, or use another folder.") from error
         _sync_folder(os.path.dirname(folder))

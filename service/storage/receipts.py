@@ -105,6 +105,8 @@ def _check_file(receipt: Any) -> None:
         raise ValueError(f"{file!r:.200} is no path of a file of tensors")
     if not is_whole(size) or not is_sha256(receipt["sha256"]):
         raise ValueError(f"{file}: its size or sha256 is malformed")
+    if not layout.is_named_by(file, receipt["sha256"]):
+        raise ValueError(f"{file}: its name is not that of the content with sha256 {receipt['sha256']}")
     if not isinstance(pieces, list) or not pieces:
         raise ValueError(f"{file}: no pieces are wanted from it")
     for entry in pieces:
@@ -125,7 +127,12 @@ def _check_piece(file: str, entry: Any) -> None:
     if not is_sha256(entry["sample"]) or not (entry["sha256"] is None or is_sha256(entry["sha256"])):
         raise ValueError(f'{file}: the sample or sha256 of "{entry["tensor"]:.200}" is malformed')
     count = math.prod(shape)
-    if count > _MOST or not is_whole(entry["begin"]) or not is_whole(entry["end"], entry["begin"], count):
+    # numpy counts the bytes of an empty tensor without its empty dimensions.
+    if (
+        math.prod(size or 1 for size in shape) > _MOST
+        or not is_whole(entry["begin"])
+        or not is_whole(entry["end"], entry["begin"], count)
+    ):
         raise ValueError(f'{file}: the piece of "{entry["tensor"]:.200}" is not within the tensor')
     if entry["begin"] == entry["end"] and count:
         raise ValueError(f'{file}: a piece of "{entry["tensor"]:.200}" is empty')

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from service.errors import Corrupt
-from service.storage import layout, receipts
+from service.storage import documents, layout, receipts
 from service.storage.pieces import Piece
 from service.storage.places import Buffer
 from service.storage.store import Store
@@ -200,13 +200,25 @@ def _parse(store: Store, file: str, data: bytes) -> tuple[dict[str, Any], int]:
     (safetensors 0.8, numpy.py:131).
     """
     start = 8 + int.from_bytes(data[:8], "little")
+    header = documents.parse(data[8:start], f"{store.url_of(file)}: its header")
     try:
-        header = json.loads(data[8:start])
-        if not isinstance(header, dict):
-            raise ValueError("it is no object")
-    except (ValueError, RecursionError) as error:
-        raise Corrupt(f"{store.url_of(file)}: its header cannot be read: {error}.") from error
+        _check_places([about["data_offsets"] for key, about in header.items() if key != "__metadata__"], len(data) - start)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"{store.url_of(file)}: its header is damaged: {error}.") from error
     return header, start
+
+
+def _check_places(places: list[Any], size: int) -> None:
+    """Raises ValueError unless tensors at [begin, end) lie end to end over all of a file's `size` bytes."""
+    reached = 0
+    for place in sorted(places):
+        if not isinstance(place, list) or len(place) != 2 or not all(map(receipts.is_whole, place)):
+            raise ValueError(f"{place!r:.100} is no place of a tensor")
+        if place[0] != reached or place[1] < reached:
+            raise ValueError(f"a tensor has the bytes from {place[0]} to {place[1]}, and the one before ends at {reached}")
+        reached = place[1]
+    if reached != size:
+        raise ValueError(f"its tensors end at {reached}, and the file has {size} bytes of them")
 
 
 def _view(store: Store, file: str, data: bytes, start: int, header: dict[str, Any], entry: dict[str, Any]) -> np.ndarray:
@@ -216,11 +228,8 @@ def _view(store: Store, file: str, data: bytes, start: int, header: dict[str, An
     found = header.get(key)
     if not isinstance(found, dict) or found.get("dtype") != entry["dtype"] or found.get("shape") != shape:
         raise Corrupt(f'{store.url_of(file)} holds {found!r:.200} as "{key}", and {entry["dtype"]} {shape} was committed.')
-    offsets = found.get("data_offsets")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(receipts.is_whole, offsets)):
-        raise Corrupt(f'{store.url_of(file)}: "{key}" has no place in the file.')
-    begin, end = offsets
-    if end - begin != count * dtype.itemsize or start + end > len(data):
+    begin, end = found["data_offsets"]
+    if end - begin != count * dtype.itemsize:
         raise Corrupt(f'{store.url_of(file)}: "{key}" has bytes {begin} to {end}, and {count} elements were committed.')
     shapes = header.get("__metadata__")
     if shape != entry["shape"] and not (isinstance(shapes, dict) and shapes.get(key) == json.dumps(entry["shape"])):

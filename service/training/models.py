@@ -1,19 +1,18 @@
 """Saving and loading models with the author's own losses, metrics and layers."""
 
 import hashlib
-import importlib
 import inspect
-import json
 import pathlib
 import tempfile
 from typing import Any
 
 import keras
 
-from service.errors import ModelInvalid
+from service.errors import Corrupt, ModelInvalid
 from service.exact import keras_seams
-from service.storage import layout
+from service.storage import documents, layout, receipts
 from service.storage.store import Store
+from service.training import archives, homes
 
 SUFFIX = ".keras"
 
@@ -48,7 +47,7 @@ def describe(model: Any) -> dict[str, Any]:
     custom: list[dict[str, Any]] = []
     lacks: list[str] = []
     for name, found in sorted(_custom_objects(model).items()):
-        home = f"{found.__module__}:{found.__qualname__}"
+        home = homes.home_of(found)
         if "<locals>" in home or "<lambda>" in home:
             lacks.append(f"{name}: {home} is made inside a function; move it to the top of a module")
             continue
@@ -67,12 +66,17 @@ def load_model(url: str, **storage_options: Any) -> Any:
 
     Raises:
         ModelInvalid: something the model needs is not there, named with its home.
+        Corrupt: a file is damaged, or is no such file as a run leaves.
         FileNotFoundError: there is no model at the URL.
     """
     folder, _, name = url.rpartition("/") if url.endswith(SUFFIX) else (url, "", layout.model())
     store = Store(folder or ".", **storage_options)
-    about = json.loads(store.read(name.removesuffix(SUFFIX) + ".json"))
-    return _loaded(store.read(name), about, url)
+    beside = name.removesuffix(SUFFIX) + ".json"
+    about = documents.read(store, beside)
+    _check(about, store.url_of(beside))
+    data = store.read(name)
+    archives.check(data, store.url_of(name))
+    return _loaded(data, about, url, store.url)
 
 
 def missing(model: Any) -> list[str]:
@@ -80,28 +84,45 @@ def missing(model: Any) -> list[str]:
     about = describe(model)
     with keras_seams.undisturbed():
         try:
-            _loaded(to_bytes(model), about, "this run")
+            _loaded(to_bytes(model), about, "this run", "memory://")
         except Exception as error:
             return about["lacks"] or [str(error).split("\n")[0]]
     return about["lacks"]
 
 
-def _loaded(data: bytes, about: dict[str, Any], url: str) -> Any:
+def _check(about: dict[str, Any], what: str) -> None:
+    """Raises Corrupt unless what stands beside a model has the fields that `describe` gives it."""
+    custom, lacks, noise = about.get("custom"), about.get("lacks"), about.get("noise")
+    if not isinstance(custom, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("home"), str) and isinstance(entry.get("registered_name"), str)
+        for entry in custom
+    ):
+        raise Corrupt(f"{what} is damaged: its custom is no list of homes and registered names.")
+    if not isinstance(lacks, list) or not all(isinstance(lack, str) for lack in lacks):
+        raise Corrupt(f"{what} is damaged: its lacks is no list of texts.")
+    if not isinstance(noise, list) or not all(
+        isinstance(state, list) and all(receipts.is_whole(word, 0, 2**32 - 1) for word in state) for state in noise
+    ):
+        raise Corrupt(f"{what} is damaged: its noise is no list of the states of generators.")
+
+
+def _loaded(data: bytes, about: dict[str, Any], url: str, folder: str) -> Any:
+    """Returns the model of a checked file; `folder` is the run's, from which nothing is imported."""
     objects: dict[str, Any] = {}
     for entry in about["custom"]:
-        found = _import(entry["home"], url)
+        found = homes.load(entry["home"], entry["registered_name"], folder, url)
         objects[entry["registered_name"]] = found
         objects[found.__name__] = found
     with tempfile.TemporaryDirectory() as local:
         path = pathlib.Path(local, "model" + SUFFIX)
         path.write_bytes(data)
         try:
-            model = keras.saving.load_model(path, custom_objects=objects)
+            model = keras.saving.load_model(path, custom_objects=objects, safe_mode=True)
+            for generator, state in zip(_generators(model), about["noise"], strict=True):
+                generator.assign(state)
         except Exception as error:
             lacks = "; ".join(about["lacks"]) or str(error)
             raise ModelInvalid(f"The model of {url} cannot be loaded: {lacks}") from error
-    for generator, state in zip(_generators(model), about["noise"], strict=True):
-        generator.assign(state)
     return model
 
 
@@ -110,7 +131,7 @@ def _custom_objects(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def visit(value: Any) -> None:
-        if isinstance(value, keras.Layer | keras.losses.Loss | keras.metrics.Metric | keras.optimizers.Optimizer):
+        if isinstance(value, homes.KINDS):
             add(type(value))
         elif inspect.isfunction(value):
             add(value)
@@ -145,17 +166,3 @@ def _source_hash(item: Any) -> str | None:
         return hashlib.sha256(inspect.getsource(item).encode()).hexdigest()
     except OSError:
         return None
-
-
-def _import(home: str, url: str) -> Any:
-    module, _, name = home.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ModelInvalid(
-            f"The model of {url} needs {home}, which this process cannot import ({error}). "
-            "Put the code that trained it on the path; nothing is ever imported from the run itself."
-        ) from error
-    return found

@@ -140,6 +140,11 @@ def restore_models(models: Mapping[str, Any], state: Mapping[str, Any], tensors:
                 f"The checkpoint's {name} has shape {saved[name].shape}, the model's {tuple(variable.shape)}. "
                 "Build the model as when the run began, or give the run a new name."
             )
+        if str(saved[name].dtype) != keras.backend.standardize_dtype(variable.dtype):
+            raise ModelInvalid(
+                f"The checkpoint's {name} has dtype {saved[name].dtype}, the model's {variable.dtype}. "
+                "Build the model as when the run began, or give the run a new name."
+            )
         variable.assign(saved[name])
 
 
