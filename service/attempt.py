@@ -185,7 +185,7 @@ class Attempt:
         log = CommitLog(self.store)
         log.refresh()
         result = log.results().get(number) if self._is_chief else None
-        is_over = self.council.chief(result is not None and (result["stopped"] or result["epochs"] >= end))
+        is_over = self.council.chief(result is not None and (result.get("stopped") or result.get("epochs", 0) >= end))
         found = restore.newest(log, number, final=None if any_kind else is_over) if self._is_chief else None
         place = self.council.chief(None if found is None else found.entry.number)
         if place is not None and found is None:

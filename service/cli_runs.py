@@ -163,9 +163,12 @@ def _metrics(log: CommitLog, newest: Entry | None) -> dict[str, float]:
     ends = [entry for entry in log.entries() if entry.kind == "finished"]
     if ends and (newest is None or ends[-1].number > newest.number):
         return _numbers(ends[-1].body.get("metrics"))
-    callbacks = newest.body["state"].get("callbacks", []) if newest else []
-    histories = [found["state"].get("history", {}) for found in callbacks if found["class"] == "History"]
-    return _last(histories[-1]) if histories else {}
+    try:  # a state is the trainer's, which checks it before it goes on from there
+        callbacks = newest.body["state"]["callbacks"] if newest else []
+        histories = [found["state"].get("history", {}) for found in callbacks if found["class"] == "History"]
+        return _last(histories[-1]) if histories else {}
+    except (KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _last(history: dict[str, list[Any]]) -> dict[str, float]:

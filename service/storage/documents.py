@@ -22,10 +22,14 @@ def read(store: Store, path: str) -> dict[str, Any]:
     return parse(store.read(path), store.url_of(path))
 
 
-def parse(data: bytes, what: str) -> dict[str, Any]:
-    """Returns the object that bytes are; Corrupt says what is wrong with `what`."""
+def parse(data: bytes, what: str, may_be_infinite: bool = False) -> dict[str, Any]:
+    """Returns the object that bytes are; Corrupt says what is wrong with `what`.
+
+    With `may_be_infinite`, NaN and Infinity are numbers, as Python's json writes them.
+    """
+    numbers: dict[str, Any] = {} if may_be_infinite else {"parse_constant": _refuse, "parse_float": _finite}
     try:
-        value = json.loads(data, object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(data.decode(), object_pairs_hook=_once, **numbers)
         if not isinstance(value, dict):
             raise ValueError("it is no object")
     except (ValueError, RecursionError) as error:

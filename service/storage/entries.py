@@ -67,7 +67,7 @@ def decode(number: int, data: bytes) -> Entry:
         Corrupt: naming the entry and what is wrong.
     """
     try:
-        fields = json.loads(data)
+        fields = json.loads(data.decode())
         if not isinstance(fields, dict) or set(fields) != _FIELDS:
             raise ValueError("its fields are not those of an entry")
         sha256 = fields.pop("sha256")
@@ -114,6 +114,17 @@ def _check_fields(entry: Entry) -> None:
         raise ValueError("its link to the entry before is malformed")
 
 
+def _check_result(result: dict[str, Any]) -> None:
+    """Checks what of a stage's or a run's result is read back."""
+    if not receipts.is_whole(result.get("epochs", 0)) or type(result.get("stopped", False)) is not bool:
+        raise ValueError("how far the result's training went is malformed")
+    for name in ("history", "metrics", "options"):
+        if not isinstance(result.get(name, {}), dict):
+            raise ValueError(f"the result's {name} is no object")
+    if not all(isinstance(values, list) for values in result.get("history", {}).values()):
+        raise ValueError("the result's history is no lists by name")
+
+
 def _check_body(entry: Entry) -> None:
     body = entry.body
     if not isinstance(body, dict):
@@ -122,8 +133,12 @@ def _check_body(entry: Entry) -> None:
         raise ValueError(f"its kind is {entry.kind!r:.100}, and this version knows {', '.join(KINDS)}")
     if entry.kind in ("checkpoint", "stage") and not receipts.is_whole(body.get("stage"), 1):
         raise ValueError(f"its stage is {body.get('stage')!r:.100}")
-    if entry.kind == "stage" and not isinstance(body.get("result"), dict):
-        raise ValueError("the stage's result is no object")
+    if entry.kind == "stage":
+        if not isinstance(body.get("result"), dict):
+            raise ValueError("the stage's result is no object")
+        _check_result(body["result"])
+    if entry.kind == "finished":
+        _check_result(body)
     if entry.kind == "checkpoint":
         if not receipts.is_whole(body.get("step")) or not receipts.is_whole(body.get("epoch")):
             raise ValueError(f"its step is {body.get('step')!r:.100} and its epoch {body.get('epoch')!r:.100}")

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from service.errors import StorageError
+from service.errors import Corrupt, StorageError
 from service.storage import layout, places, retries, urls
 from service.storage.places import Buffer
 
@@ -77,9 +77,9 @@ class Store:
         try:
             self._call("create", urls.check_path(path), data)
         except FileExistsError:
-            try:
-                return self.read(path) == data
-            except FileNotFoundError:
+            try:  # what is there may be of any size, or no file at all
+                return self.size(path) == len(data) and self.read(path) == data
+            except (FileNotFoundError, Corrupt):
                 return False
         return True
 

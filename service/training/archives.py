@@ -22,7 +22,7 @@ def check(data: bytes, what: str) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             _check_members(archive.infolist(), len(data))
-            documents.parse(archive.read("config.json"), f"{what}: its config.json")
+            documents.parse(archive.read("config.json"), f"{what}: its config.json", may_be_infinite=True)
             _check_tensors(archive.read(_WEIGHTS))
     except (StorageError, zipfile.BadZipFile, KeyError, ValueError, OSError, RuntimeError, NotImplementedError) as error:
         raise error if isinstance(error, Corrupt) else Corrupt(f"{what} is damaged: {error}.") from error

@@ -8,10 +8,17 @@ import sys
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from service.errors import ModelInvalid
 from service.storage import urls
 
+# What holds no author's code. Of TensorFlow only the mathematics comes back, as an activation or a loss.
+_LIBRARIES = {
+    *sys.stdlib_module_names,
+    *("keras", "numpy", "ml_dtypes", "h5py", "ray", "tenacity", "tensorboard", "google", "fsspec", "gcsfs", "s3fs"),
+    *("service", "pip", "setuptools", "pkg_resources"),
+}
 KINDS = (keras.Layer, keras.losses.Loss, keras.metrics.Metric, keras.optimizers.Optimizer)
 
 
@@ -24,8 +31,9 @@ def load(home: str, registered_name: str, folder: str, url: str) -> Any:
     """Returns the class or function of that home, from this process's own path.
 
     What a run's model.json says is not trusted: only a function, or a class of a kind that a
-    model is made of, comes back, under the very name it gives itself; nothing of Python's own
-    library, which holds no author's code, and nothing that lies in the run's folder.
+    model is made of, comes back, under the very name it gives itself; nothing of Python's and
+    this package's own libraries, whose functions a model's layers could call with arguments of
+    the model's choice, and nothing that lies in the run's folder.
 
     Raises:
         ModelInvalid: it is not there, or no such thing.
@@ -34,7 +42,7 @@ def load(home: str, registered_name: str, folder: str, url: str) -> Any:
     parts, names = module.split("."), name.split(".")
     if not all(part.isidentifier() for part in (*parts, *names)):
         raise ModelInvalid(f"The model of {url} needs {home!r:.200}, which is no module:name.")
-    if parts[0] in sys.stdlib_module_names or "__main__" in parts[1:]:
+    if parts[0] in _LIBRARIES or "__main__" in parts[1:]:
         raise ModelInvalid(f"The model of {url} needs {home}, which is no author's code. Nothing of it is loaded.")
     try:
         _check_outside(parts, folder, url)
@@ -46,13 +54,19 @@ def load(home: str, registered_name: str, folder: str, url: str) -> Any:
             f"The model of {url} needs {home}, which this process cannot import ({error}). "
             "Put the code that trained it on the path; nothing is ever imported from the run itself."
         ) from error
-    is_a_kind = inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, KINDS))
-    if not is_a_kind or home_of(found) != home or keras.saving.get_registered_name(found) != registered_name:
+    if not _is_of_a_model(found) or home_of(found) != home or keras.saving.get_registered_name(found) != registered_name:
         raise ModelInvalid(
             f'The model of {url} needs {home} as "{registered_name}", and what is there is no layer, loss, metric, optimizer '
             "or function of this name. Put the code that trained it on the path."
         )
     return found
+
+
+def _is_of_a_model(found: Any) -> bool:
+    if inspect.isclass(found):
+        return issubclass(found, KINDS)
+    is_mathematics = any(found is function for part in (tf.nn, tf.math) for function in vars(part).values())
+    return inspect.isfunction(found) and (is_mathematics or not found.__module__.startswith("tensorflow."))
 
 
 def _check_outside(parts: list[str], folder: str, url: str) -> None:
