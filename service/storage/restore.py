@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from service.errors import Corrupt
-from service.storage import shards
+from service.storage import layout, shards
 from service.storage.commits import CommitLog
 from service.storage.entries import Entry
 
@@ -34,7 +34,7 @@ def newest(log: CommitLog, stage: int | None = None, final: bool | None = None) 
         final: True takes what a finished stage left, False what training goes on from, None either.
 
     Raises:
-        Corrupt: when there are checkpoints and none is whole, naming what is wrong with each.
+        Corrupt: when there are checkpoints, or may have been, and none is whole, naming what is wrong with each.
     """
     skipped = dict(log.damaged)
     checkpoints = [entry for entry in log.checkpoints(stage) if final is None or bool(entry.body.get("final")) == final]
@@ -46,10 +46,22 @@ def newest(log: CommitLog, stage: int | None = None, final: bool | None = None) 
         else:
             newer = {number: problem for number, problem in sorted(skipped.items()) if number > entry.number}
             return Restored(entry, tensors, newer)
-    if checkpoints:
+    if checkpoints or _may_have_been(log, stage):
         problems = "\n".join(f"  {number}: {problem}" for number, problem in sorted(skipped.items()))
-        raise Corrupt(f"No checkpoint of {log.store.url} is whole:\n{problems}")
+        raise Corrupt(
+            f"No checkpoint of {log.store.url} is whole:\n{problems}\n"
+            "Put what is damaged back from a copy, or give the run another name to begin anew."
+        )
     return None
+
+
+def _may_have_been(log: CommitLog, stage: int | None) -> bool:
+    """Whether an entry that cannot be read may be a checkpoint of the stage: training must not begin anew over it.
+
+    It is none where it is older than the result of an earlier stage, nor in a run without files of tensors.
+    """
+    results = [e.number for e in log.entries() if e.kind == "stage" and stage is not None and e.body["stage"] < stage]
+    return max(log.damaged, default=0) > max(results, default=0) and bool(log.store.list(layout.SHARDS))
 
 
 def one(log: CommitLog, number: int) -> Restored:

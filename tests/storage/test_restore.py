@@ -48,6 +48,19 @@ def test_a_run_without_a_whole_checkpoint_is_told_and_not_begun_anew(memory):
         restore.newest(log)
 
 
+def test_a_run_whose_entries_are_all_damaged_is_told_and_not_begun_anew(memory):
+    log = three_checkpoints(memory)
+    log.append("stage", {"stage": 1, "result": {}})
+    for number in (2, 3, 4):
+        memory.write(layout.commit(number), b"junk")
+    with pytest.raises(Corrupt, match=r"No checkpoint of .* is whole:\n  2: .*\n  3: .*\n  4: .*\nPut what is damaged back"):
+        restore.newest(reader(memory), 1)
+    assert restore.newest(reader(memory), 2) is None  # they are of the stage before
+    for path in memory.list(layout.SHARDS):
+        memory.delete(path)
+    assert restore.newest(reader(memory), 1) is None  # and now there can have been none
+
+
 def test_a_store_that_is_down_is_no_reason_to_go_back_to_an_older_checkpoint(memory):
     three_checkpoints(memory)
     store, place = faulty_store(memory.url)
