@@ -18,7 +18,8 @@ class Saver:
 
     All workers save the same snapshots in the same order. What a worker wrote it tells the
     chief through the mailbox, so that no thread but the training's ever calls a collective. It
-    tells the checksums of all its tensors too: workers that drifted apart end the run.
+    tells the checksums of all its tensors too: workers that drifted apart end the run. Behind
+    its first commit goes what dead attempts left.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Saver:
         self._pending: Future[None] | None = None
         self._serial = 0
         self._previous: list[Any] = []
+        self._has_swept = False
 
     def save(self, snapshot: Snapshot, body: dict[str, Any]) -> None:
         """Begins to save; first waits until the snapshot before is committed.
@@ -104,6 +106,9 @@ class Saver:
         self._publish()
         self._log.append("checkpoint", {**body, "shards": receipts.merge([written, *(theirs for theirs, _ in others)])})
         retention.delete(self._log, retention.surplus(self._log, self._keep.last, self._staying(self._log)))
+        if not self._has_swept:  # once an attempt, behind its first commit: training does not wait for it
+            retention.sweep(self._log)
+            self._has_swept = True
 
     def _staying(self, log: Writer) -> set[int]:
         """Returns the checkpoints that stay: the policy's, each stage's last one, and what each stage left."""

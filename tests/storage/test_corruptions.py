@@ -248,7 +248,7 @@ def campaign(make_store, trials_by_kind):
 
 
 def test_a_damaged_run_is_restored_from_what_is_whole_and_the_bad_is_named(make_store):
-    campaign(make_store, {"memory": 50, "folder": 12, "gs": 6})
+    campaign(make_store, {"memory": 100, "folder": 20, "gs": 5})
 
 
 @pytest.mark.soak

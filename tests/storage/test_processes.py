@@ -1,4 +1,4 @@
-"""Processes that are stopped, woken and killed while they save into a folder."""
+"""Processes that are killed while they save into a folder."""
 
 import multiprocessing
 import os
@@ -75,22 +75,3 @@ def test_a_process_killed_at_any_moment_loses_nothing_that_was_committed(tmp_pat
     retention.sweep(last)
     named = {file for entry in last.checkpoints() for file in receipts.files(entry.body["shards"])}
     assert {*last.store.list(layout.SHARDS)} == named
-
-
-@pytest.mark.parametrize("wake_after", [0, 1])
-def test_a_process_that_was_stopped_commits_and_deletes_nothing_when_it_wakes(wake_after, tmp_path):
-    child, here = _start(str(tmp_path))
-    assert here.poll(20)
-    os.kill(child.pid, signal.SIGSTOP)
-    os.waitpid(child.pid, os.WUNTRACED)
-    new = CommitLog.open(Store(str(tmp_path)), "new")
-    found = restore.newest(new)
-    for _ in range(wake_after):
-        made = save(new, 1000, found.entry.body["shards"])
-    os.kill(child.pid, signal.SIGCONT)
-    child.join(20)
-    assert child.exitcode == 7
-    again = CommitLog(new.store)
-    again.refresh()
-    assert [entry.attempt for entry in again.entries()][-1] == "new" and again.damaged == {}
-    assert restore.newest(again).entry == (made if wake_after else found.entry)

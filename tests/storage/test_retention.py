@@ -1,13 +1,10 @@
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from service.errors import Superseded
 from service.storage import layout, receipts, restore, retention, shards
 from service.storage.commits import CommitLog
 from service.storage.pieces import Piece
-from service.storage.store import Store
-from tests.storage.faults import PATIENT, Died, Stale, faulty_store, same, save, tensors_at
+from tests.storage.faults import Died, faulty_store, same, save, tensors_at
 
 
 def reader(store):
@@ -142,104 +139,3 @@ def test_a_deletion_lists_nothing_and_reads_nothing(memory):
     place.calls.clear()
     removed = retention.delete(log, retention.surplus(log, keep=1))
     assert [name for name, _ in place.calls] == ["create", *["delete"] * len(removed)]
-
-
-ACTIONS = st.one_of(
-    st.tuples(st.just("save"), st.integers(1, 6)),
-    st.tuples(st.just("save anew"), st.integers(1, 6)),
-    st.tuples(st.just("save without commit"), st.integers(1, 6)),
-    st.tuples(st.just("keep"), st.integers(1, 3)),
-    st.tuples(st.just("sweep"), st.just(0)),
-    st.tuples(st.just("restart"), st.just(0)),
-    st.tuples(st.just("zombie saves"), st.integers(1, 6)),
-    st.tuples(st.just("zombie keeps"), st.integers(1, 3)),
-    st.tuples(st.just("zombie sweeps"), st.just(0)),
-    st.tuples(st.just("zombie reads"), st.just(0)),
-    st.tuples(st.just("keep, dying at"), st.integers(1, 6)),
-    st.tuples(st.just("listings stop"), st.booleans()),
-)
-
-
-class History:
-    """A run that lives through actions, beside a model of what must count."""
-
-    def __init__(self):
-        base, _ = faulty_store(f"memory://history-{id(self)}")
-        for path in base.list():
-            base.delete(path)
-        self.base, self.place = base, Stale(base._here())
-        self.attempts, self.steps, self.count = [], {}, 0
-        self.restart()
-
-    def open_store(self):
-        return Store(self.base.url, retry=PATIENT, connect=lambda url, options: self.place)
-
-    def restart(self):
-        self.attempts.append(CommitLog.open(self.open_store(), f"a{len(self.attempts)}"))
-
-    def do(self, action, value):
-        log = self.attempts[-1]
-        zombie = self.attempts[-2] if len(self.attempts) > 1 else None
-        saved = log.checkpoints()
-        if action in ("save", "save anew"):
-            entry = save(log, value, saved[0].body["shards"] if saved and action == "save" else ())
-            self.steps[entry.number] = value
-        elif action == "save without commit":
-            shards.write_shards(log.store, log.attempt, tensors_at(value), [Piece("step", 0, 1)])
-        elif action == "keep":
-            retention.delete(log, retention.surplus(log, value))
-        elif action == "keep, dying at":
-            log.store, _ = faulty_store(self.base.url, at=value, way="dies")
-            try:
-                retention.delete(log, retention.surplus(log, 1))
-            except Died:
-                self.restart()
-            log.store = self.open_store()
-        elif action == "listings stop":
-            self.place.frozen = None
-            if value:
-                self.place.freeze()
-        elif action == "sweep":
-            retention.sweep(log)
-        elif action == "restart":
-            self.restart()
-        elif zombie is not None:
-            self.haunt(zombie, action, value)
-
-    def haunt(self, zombie, action, value):
-        saved = zombie.checkpoints()
-        if action == "zombie saves":
-            with pytest.raises(Superseded):
-                save(zombie, value, saved[0].body["shards"] if saved else ())
-        elif action == "zombie keeps" and retention.surplus(zombie, value):
-            with pytest.raises(Superseded):
-                retention.delete(zombie, retention.surplus(zombie, value))
-        elif action == "zombie sweeps":
-            retention.sweep(zombie)
-        elif action == "zombie reads":
-            zombie.refresh()
-
-    def check(self):
-        log = reader(self.base)
-        assert log.damaged == {}
-        alive = {entry.number for entry in log.checkpoints()}
-        assert alive <= set(self.steps) and bool(alive) == bool(self.steps)
-        for entry in log.checkpoints():
-            assert same(shards.read_tensors(self.base, entry.body["shards"]), self.steps[entry.number])
-        if self.steps:
-            assert max(self.steps) in alive
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(ACTIONS, max_size=14))
-def test_whatever_happens_every_checkpoint_that_counts_is_whole(actions):
-    history = History()
-    for action, value in actions:
-        history.do(action, value)
-        history.check()
-    history.place.frozen = None
-    history.restart()
-    retention.sweep(history.attempts[-1])
-    history.check()
-    named = files_of(*history.attempts[-1].checkpoints())
-    assert {*history.base.list(layout.SHARDS)} == named  # and nothing is left behind
