@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import service
 from jobs import digits_vae
@@ -40,6 +41,16 @@ def test_a_loaded_model_trains_on_to_the_same_bits(tmp_path):
     homes = {entry["home"] for entry in about["custom"]}
     assert homes == {"jobs.digits_vae:Sampling", "jobs.digits_vae:evidence_loss"}
     assert about["lacks"] == []
+
+
+def test_a_model_with_tensorflow_s_mathematics_and_infinite_options_comes_back(tmp_path):
+    model = keras.Sequential([keras.Input((1, 2)), keras.layers.Masking(np.nan), keras.layers.Dense(3, tf.nn.swish)])
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 1, 2)), np.ones((4, 1, 3)), verbose=0)
+    saved(model, tmp_path)
+    loaded = service.load_model(str(tmp_path))
+    assert loaded.layers[-1].activation is model.layers[-1].activation and models.missing(model) == []
+    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
 
 
 def test_what_cannot_come_back_is_named(tmp_path):
