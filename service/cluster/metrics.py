@@ -36,7 +36,7 @@ class Count(NamedTuple):
 
     def plus(self, other: "Count") -> "Count":
         """Returns both together."""
-        return Count(*(one + two for one, two in zip(self, other, strict=True)))
+        return Count(self.steps + other.steps, self.rows + other.rows, self.waited_seconds + other.waited_seconds)
 
 
 class Gauges:
