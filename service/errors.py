@@ -48,6 +48,10 @@ class StorageError(ServiceError, OSError):
     """The storage cannot do what a run needs."""
 
 
+class StorageAway(StorageError):
+    """The storage did not answer until its retries ran out; the same call may well succeed later."""
+
+
 class Superseded(StorageError):
     """A newer attempt has taken the run over, so this one must stop."""
 

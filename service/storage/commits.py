@@ -37,14 +37,18 @@ class CommitLog:
 
     All that is told is as of the last `refresh`.
 
+    Args:
+        store: the run's.
+        known: a number that is known to be taken, should a listing lag behind.
+
     Attributes:
         store: the run's.
         damaged: what is wrong with each entry that cannot be believed, by number. Such
             entries are skipped and kept.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, known: int = 0) -> None:
+        self.store, self._known = store, known
         self.damaged: dict[int, str] = {}
         self._found: dict[int, _Found] = {}
         self._believed: dict[int, Entry] = {}
@@ -103,7 +107,7 @@ class CommitLog:
         whole = {number for number, found in self._found.items() if found.entry}
         settled = whole | self.deleted()
         # A listing may lag behind: what it lacks below the newest entry is asked for by name.
-        missing = (number for number in range(max(whole, default=0), 0, -1) if number not in settled)
+        missing = (number for number in range(max(whole | {self._known}), 0, -1) if number not in settled)
         return {*listed, *self._found, *itertools.islice(missing, _MOST_MISSING)} - settled
 
     def _read(self, number: int, size: int | None = None) -> _Found:

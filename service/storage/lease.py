@@ -1,5 +1,6 @@
 """One live driver owns a run."""
 
+import contextlib
 import json
 import os
 import socket
@@ -43,6 +44,8 @@ class Lease:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.store = store
+        # A renewal that waits long for a storage that was away would come when others have given this driver up.
+        self._hasty = store.hasty(ttl_seconds / 4)
         self.owner = owner or {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         self._ttl, self._clock, self._sleep = ttl_seconds, clock, sleep
         self._nonce = uuid.uuid4().hex
@@ -61,14 +64,14 @@ class Lease:
         """
         began = self._clock()
         while True:
-            if (seen := self._read()) is None:
+            if (seen := self._read(self.store)) is None:
                 if self.store.create(layout.LEASE, self._content()):
                     return
                 continue
             held = self._watch(seen)
             if held == seen:
                 self.store.write(layout.LEASE, self._content())
-                return self._check_own()
+                return self._check_own(self.store)
             if held is not None and self._clock() - began >= wait_seconds:
                 raise StorageError(f"The run {self.store.url} is being trained by {_owner_in(held)}. Stop that one first.")
 
@@ -78,34 +81,32 @@ class Lease:
         Raises:
             Superseded: naming the driver that has the lease now.
         """
-        self._check_own()
+        self._check_own(self._hasty)
         self._renewals += 1
-        self.store.write(layout.LEASE, self._content())
+        self._hasty.write(layout.LEASE, self._content())
 
     def release(self) -> None:
-        """Lets go of the lease, if it is still this driver's."""
-        try:
-            self._check_own()
-        except Superseded:
-            return
-        self.store.delete(layout.LEASE)
+        """Lets go of the lease, if it is still this driver's. Where the storage fails, it runs out by itself."""
+        with contextlib.suppress(StorageError):
+            self._check_own(self._hasty)
+            self._hasty.delete(layout.LEASE)
 
     def _watch(self, seen: bytes) -> bytes | None:
         """Returns the lease as soon as it changes (None once it is gone), or as it was for `ttl_seconds`."""
         began = self._clock()
         while self._clock() - began < self._ttl:
             self._sleep(self._ttl / 10)
-            if (held := self._read()) != seen:
+            if (held := self._read(self.store)) != seen:
                 return held
         return seen
 
-    def _check_own(self) -> None:
-        if (held := self._read()) is None or self._nonce.encode() not in held:
+    def _check_own(self, store: Store) -> None:
+        if (held := self._read(store)) is None or self._nonce.encode() not in held:
             raise Superseded(f"The run {self.store.url} was taken over by {_owner_in(held)}. This driver must stop.")
 
-    def _read(self) -> bytes | None:
+    def _read(self, store: Store) -> bytes | None:
         try:
-            return self.store.read(layout.LEASE)
+            return store.read(layout.LEASE)
         except FileNotFoundError:
             return None
 

@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 import time
+import types
 import uuid
 from typing import Any, BinaryIO, Protocol
 
@@ -29,6 +30,9 @@ class Place(Protocol):
 
     def write(self, path: str, *parts: Buffer) -> None:
         """Replaces the file whole, by the parts' bytes one behind the other."""
+
+    def append(self, path: str, begin: int, data: bytes) -> None:
+        """Puts bytes behind the file's first ones; what was there goes."""
 
     def create(self, path: str, data: bytes) -> None:
         """Makes the file whole, or raises FileExistsError."""
@@ -66,6 +70,20 @@ class Folder:
         target = self._at(path)
         with self._temporary(target, *parts) as temporary:
             os.replace(temporary, target)
+
+    def append(self, path: str, begin: int, data: bytes) -> None:
+        target = self._at(path)
+        _make_folder(os.path.dirname(target))
+        with open(target, "ab", buffering=0) as file:
+            file.truncate(begin)
+            try:
+                # A full disk takes a part of it, and says so with the next one.
+                while data := data[file.write(data) :]:
+                    continue
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(begin)
+                raise
 
     def create(self, path: str, data: bytes) -> None:
         target = self._at(path)
@@ -152,6 +170,7 @@ class Bucket:
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self.scheme = urls.scheme_of(url)
         self._files, root = fsspec.core.url_to_fs(url, **{**_defaults(self.scheme), **options})
+        _try_once(self._files)
         self._root = root.rstrip("/")
         # memory:// looks whether a file exists and then makes it (fsspec 2026.9, memory.py).
         self._lock: Any = _MEMORY if self.scheme == "memory" else contextlib.nullcontext()
@@ -167,6 +186,9 @@ class Bucket:
     def write(self, path: str, *parts: Buffer) -> None:
         with self._lock:
             self._files.pipe_file(self._at(path), b"".join(parts))
+
+    def append(self, path: str, begin: int, data: bytes) -> None:
+        raise StorageError(f"{self.scheme}:// cannot add to a file.")
 
     def create(self, path: str, data: bytes) -> None:
         if self.scheme not in urls.CREATES_ONCE:
@@ -220,6 +242,8 @@ def _defaults(scheme: str) -> dict[str, Any]:
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
         return {"use_listings_cache": False, "consistency": "md5", "requests_timeout": timeout}
+    if scheme in ("s3", "s3a"):
+        return {"use_listings_cache": False, "config_kwargs": _s3_config(scheme)}
     return {"use_listings_cache": False}
 
 
@@ -229,6 +253,24 @@ def _not_plain(path: str, about: os.stat_result) -> OSError:
         return FileNotFoundError(path)
     kind = "a link, and a run's folder holds none" if stat.S_ISLNK(about.st_mode) else "no plain file"
     return Corrupt(f"{path} is {kind}.")
+
+
+def _s3_config(scheme: str) -> dict[str, Any]:
+    """Returns botocore's settings, which try a call once; what a user's own say of that holds."""
+    return {"retries": {"total_max_attempts": 1}, **fsspec.config.conf.get(scheme, {}).get("config_kwargs", {})}
+
+
+def _try_once(files: Any) -> None:
+    """Has gcsfs and s3fs try each call once: the Store tries again, with one deadline over all of it.
+
+    Their own retries, six with gcsfs, cannot be chosen by an option (gcsfs 2026.9, core.py:614), multiply with
+    the Store's, and print a traceback each time.
+    """
+    request = getattr(type(files), "_request", None)
+    if (once := getattr(request, "__wrapped__", None)) is not None:
+        files._request = types.MethodType(once, files)
+    if hasattr(type(files), "retries"):
+        files.retries = 1
 
 
 def _sync_folder(folder: str) -> None:

@@ -57,6 +57,14 @@ def sweep(log: Writer) -> list[str]:
     return _remove(log, [file for file in there if file in dead or layout.attempt_of(file) in older])
 
 
+def discard(log: Writer, files: Iterable[str]) -> list[str]:
+    """Removes files of this writer's own saves that came to nothing; returns those removed.
+
+    A save whose entry may yet be in the log is known once a later append has succeeded: not before.
+    """
+    return _remove(log, files)
+
+
 def _remove(log: Writer, files: Iterable[str]) -> list[str]:
     """Removes the files that nothing may still need."""
     # A damaged entry may be a checkpoint that names any of them, and may yet be mended.

@@ -59,10 +59,11 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, TimeoutError | ConnectionError):
         return True
-    if (status := status_of(error)) is not None:
-        return status in _STATUS
+    # First: what lies behind a body that is cut short carries aiohttp's own status 400.
     if any(f"{kind.__module__}.{kind.__qualname__}" in _CLASSES for kind in type(error).__mro__):
         return True
+    if (status := status_of(error)) is not None:
+        return status in _STATUS
     return isinstance(error, OSError) and error.errno in _ERRNO
 
 
@@ -84,8 +85,11 @@ class Policy:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
-    def call(self, action: Callable[..., Any], *args: Any) -> Any:
-        """Returns `action(*args)`, tried again after transient errors; then raises the last one."""
+    def call(self, action: Callable[[], Any], tell: Callable[[BaseException | None], None] = lambda error: None) -> Any:
+        """Returns `action()`, tried again after transient errors; then raises the last one.
+
+        `tell` hears of each error that is followed by another try.
+        """
         began = self.clock()
         # tenacity's own jitter draws from Python's shared generator, and would so change
         # the numbers an author's code draws after an error of the network.
@@ -98,7 +102,15 @@ class Policy:
         def stop(state: tenacity.RetryCallState) -> bool:
             return self.clock() - began + state.upcoming_sleep > self.deadline_seconds
 
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            tell(state.outcome.exception() if state.outcome else None)
+
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(is_transient), wait=wait, stop=stop, sleep=self.sleep, reraise=True
+            retry=tenacity.retry_if_exception(is_transient),
+            wait=wait,
+            stop=stop,
+            sleep=self.sleep,
+            before_sleep=before_sleep,
+            reraise=True,
         )
-        return retrying(action, *args)
+        return retrying(action)

@@ -1,13 +1,19 @@
 """Bytes at a URL: read, write, create once, list, delete, with retries."""
 
+import dataclasses
 import os
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-from service.errors import Corrupt, StorageError
+from service.errors import Corrupt, StorageAway, StorageError
 from service.storage import layout, places, retries, urls
 from service.storage.places import Buffer
+
+_LISTED_SECONDS = 10.0  # how long a listing may lack a new file where a run begins
+
+_VERBS = {"read_range": "read", "size": "find", "sizes": "list", "append": "write to"}  # of messages
 
 
 class Store:
@@ -41,12 +47,25 @@ class Store:
         self._options = storage_options
         self._place: places.Place | None = None
         self._process = 0
+        self._troubles: dict[int, str] = {}
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"  # the options may hold a secret
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_place": None}
+        return {**self.__dict__, "_place": None, "_troubles": {}}
+
+    def hasty(self, deadline_seconds: float) -> "Store":
+        """Returns the same store, whose calls are tried again for so long only."""
+        other = Store.__new__(type(self))
+        other.__dict__.update(self.__getstate__())
+        other._retry = dataclasses.replace(self._retry, deadline_seconds=deadline_seconds)
+        return other
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with a call that is being tried again at this moment, in any thread; or nothing."""
+        return next(iter([*self._troubles.values()]), "")
 
     def url_of(self, path: str) -> str:
         """Returns the full URL of a file."""
@@ -65,7 +84,11 @@ class Store:
 
     def write(self, path: str, *parts: Buffer) -> None:
         """Replaces a file whole, by the parts' bytes one behind the other: a reader sees the old bytes or the new ones."""
-        self._call("write", urls.check_path(path), *parts)
+        self._put("write", path, *parts)
+
+    def append(self, path: str, begin: int, data: bytes) -> None:
+        """Adds bytes behind the first `begin` ones of a file in a folder; what a try that failed added there goes."""
+        self._put("append", path, begin, data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Makes a file that must not exist yet, whole or not at all.
@@ -75,7 +98,7 @@ class Store:
         it holds our bytes, so they must be nobody else's (put a nonce in).
         """
         try:
-            self._call("create", urls.check_path(path), data)
+            self._put("create", path, data)
         except FileExistsError:
             try:  # what is there may be of any size, or no file at all
                 return self.size(path) == len(data) and self.read(path) == data
@@ -128,27 +151,50 @@ class Store:
         try:
             if not self.create(path, b"first") or self.create(path, b"second") or self.read(path) != b"first":
                 raise StorageError(f"{self.url} lets two writers create the same file, so it cannot hold a run's commit log.")
-            if path not in self.list(layout.SHARDS):
-                raise StorageError(f"{self.url} does not list a file that was just written.")
-        except FileNotFoundError as error:
-            raise StorageError(f"{self.url} is not there: {error}. Create the bucket first.") from error
+            self.hasty(_LISTED_SECONDS)._retry.call(lambda: self._check_listed(path))
+        except TimeoutError as error:
+            raise StorageError(f"{self.url} does not list a file that was just written.") from error
         finally:
             self.delete(path)
+
+    def _check_listed(self, path: str) -> None:
+        if path not in self.list(layout.SHARDS):
+            raise TimeoutError(path)
+
+    def _put(self, action: str, path: str, *args: Any) -> None:
+        """Makes a file or a part of one; a place that is not there is no missing file."""
+        try:
+            self._call(action, urls.check_path(path), *args)
+        except FileNotFoundError as error:
+            raise StorageError(
+                f'Could not {action} "{path}" in {self.url}, which is not there: {error}. Create the bucket first.'
+            ) from error
 
     def _call(self, action: str, *args: Any) -> Any:
         """Makes one call of the place, tried again after transient errors.
 
         Raises:
             FileNotFoundError, FileExistsError: as the place raises them.
+            StorageAway: errors that pass by themselves did not until the deadline.
             StorageError: for everything else, naming the file and the cause.
         """
+        me = threading.get_ident()
+
+        def text(error: BaseException | None) -> str:
+            cause = " ".join(f"{type(error).__name__}: {error}".split())  # a server's page becomes one line
+            return f'Could not {_VERBS.get(action, action)} "{args[0]}" in {self.url}: {cause}'
+
+        def tell(error: BaseException | None) -> None:
+            self._troubles[me] = text(error)
+
         try:
-            return self._retry.call(lambda: getattr(self._here(), action)(*args))
+            return self._retry.call(lambda: getattr(self._here(), action)(*args), tell)
         except (FileNotFoundError, FileExistsError, StorageError):
             raise
         except Exception as error:
-            what = f'{action} "{args[0]}" in {self.url}'
-            raise StorageError(f"Could not {what}: {type(error).__name__}: {error}") from error
+            raise (StorageAway if retries.is_transient(error) else StorageError)(text(error)) from error
+        finally:
+            self._troubles.pop(me, None)
 
     def _here(self) -> places.Place:
         if self._place is None or self._process != os.getpid():

@@ -253,7 +253,7 @@ def test_a_store_that_is_down_costs_a_warning_and_a_retry(tmp_path, monkeypatch,
         return write(self, path, *parts)
 
     monkeypatch.setattr(Store, "write", failing)
-    monkeypatch.setattr(views, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(views, "AGAIN_SECONDS", (0.01, 0.01))
     ended = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: down.clear() if epoch == 1 else None)
     fit(build(), [service.callbacks.ModelCheckpoint(f"{tmp_path}/{{epoch}}.keras"), ended], epochs=3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.keras", "2.keras", "3.keras"]

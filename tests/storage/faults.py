@@ -40,6 +40,7 @@ class Faulty:
     written, by a place that does not keep its promise, and the process ends.
     """
 
+    error = ConnectionResetError("lost")
     WAYS = ("before", "after", "down", "dies", "dies after", "torn")
 
     def __init__(self, place, at=0, way="before"):
@@ -63,7 +64,7 @@ class Faulty:
             if self.way == "torn" and name in ("write", "create"):
                 data = b"".join(args[1:])
                 self.place.write(args[0], data[: len(data) // 2])
-            raise (ConnectionResetError("lost") if self.way in ("before", "after", "down") else Died)
+            raise (self.error if self.way in ("before", "after", "down") else Died)
 
         return call
 

@@ -268,3 +268,18 @@ def test_a_checkpoint_cannot_name_a_file_that_was_deleted(memory):
         save(log, 3, previous=first.body["shards"])
     assert [entry.body["step"] for entry in log.checkpoints()] == [2]
     assert save(log, 3).number == 5
+
+
+def test_a_reader_that_knows_of_a_later_entry_misses_none_that_a_stale_listing_lacks(memory):
+    place = Stale(memory._here())
+    log = CommitLog.open(memory)
+    save(log, 1)
+    place.freeze()
+    newest = save(log, 2)
+    opened = CommitLog.open(memory)
+    stale = Store(memory.url, retry=PATIENT, connect=lambda url, options: place)
+    for known, found in ((0, 1), (opened.last, 2)):
+        reader = CommitLog(stale, known)
+        reader.refresh()
+        assert reader.checkpoints()[0].body["step"] == found
+    assert reader.checkpoints()[0] == newest

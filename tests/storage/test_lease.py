@@ -1,11 +1,12 @@
+import errno
 import json
 
 import pytest
 
-from service.errors import StorageError, Superseded
+from service.errors import StorageAway, StorageError, Superseded
 from service.storage import layout
 from service.storage.lease import Lease
-from tests.storage.faults import Clock
+from tests.storage.faults import Clock, faulty_store
 
 
 class Drivers(Clock):
@@ -116,3 +117,26 @@ def test_the_default_owner_is_this_process(memory):
 
     owner = Lease(memory).owner
     assert owner.keys() == {"host", "pid", "since"} and owner["pid"] == os.getpid()
+
+
+def test_a_renewal_waits_less_than_others_do_before_they_take_the_lease(tmp_path, clock):
+    store, place = faulty_store(str(tmp_path))
+    store._retry = type(store._retry)(clock=clock, sleep=clock.sleep)
+    mine = lease(store, clock, ttl_seconds=12.0)
+    mine.acquire()
+    place.at, place.way = len(place.calls) + 1, "down"
+    before = clock.now
+    with pytest.raises(StorageAway):
+        mine.renew()
+    assert clock.now - before <= 3.0
+    place.at = 0
+    mine.renew()
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("lost"), OSError(errno.EROFS, "read-only")])
+def test_letting_go_where_the_storage_fails_hides_no_error_of_the_run(tmp_path, clock, error):
+    store, place = faulty_store(str(tmp_path))
+    mine = lease(store, clock)
+    mine.acquire()
+    place.at, place.way, place.error = len(place.calls) + 1, "down", error
+    mine.release()

@@ -1,112 +1,33 @@
 """What gcsfs and s3fs really do when the connection to a real server fails."""
 
 import contextlib
-import http.client
-import http.server
-import socket
-import threading
-import types
-import urllib.parse
 
 import pytest
 
-from service.errors import StorageError
+from service.errors import StorageAway, StorageError
 from service.storage import layout, places, restore, urls
 from service.storage.commits import CommitLog
+from service.storage.retries import Policy
 from tests.storage.faults import same, save
+from tests.storage.wire import wired_to
 
 BUCKETS = ("gs", "s3")
-
-
-class Wire(http.server.BaseHTTPRequestHandler):
-    """Passes requests on to the server's `upstream`, spoiling those whose fault comes due.
-
-    A fault is (method, a part of the path, what happens): "lost" passes the request on
-    and hangs up, "cut" sends half of the body, a number is sent as a status at once.
-    """
-
-    protocol_version = "HTTP/1.1"
-
-    def handle_any(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self._due()
-        if isinstance(fault, int):
-            code = {403: "AccessDenied", 429: "TooManyRequests", 503: "SlowDown"}[fault]
-            return self._answer(fault, [], f"<Error><Code>{code}</Code></Error>".encode())
-        upstream = http.client.HTTPConnection(self.server.upstream, timeout=10)
-        upstream.request(self.command, self.path, body, dict(self.headers))
-        reply = upstream.getresponse()
-        content = reply.read()
-        upstream.close()
-        if fault == "lost":
-            return self._hang_up()
-        self._answer(reply.status, reply.getheaders(), content, cut=fault == "cut")
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
-
-    def _due(self):
-        self.server.seen.append((self.command, urllib.parse.unquote(self.path)))
-        for fault in self.server.faults:
-            if fault[0] == self.command and fault[1] in urllib.parse.unquote(self.path):
-                self.server.faults.remove(fault)
-                return fault[2]
-        return None
-
-    def _answer(self, status, headers, content, cut=False):
-        self.send_response_only(status)
-        for name, value in headers:
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        length = dict(headers).get("Content-Length", len(content)) if self.command == "HEAD" else len(content)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if cut else content)
-        if cut:
-            self._hang_up()
-
-    def _hang_up(self):
-        self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture
 def wire(request):
     """Makes a store of a kind whose requests pass through a wire that can fail."""
-    servers = []
+    with contextlib.ExitStack() as wires:
 
-    def make(kind):
-        address = request.getfixturevalue({"gs": "gcs_address", "s3": "s3_address"}[kind])
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Wire)
-        server.daemon_threads = True
-        server.upstream, server.faults, server.seen = urllib.parse.urlsplit(address).netloc, [], []
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        servers.append(server)
-        return server, f"http://127.0.0.1:{server.server_address[1]}"
+        def make(kind):
+            address = request.getfixturevalue({"gs": "gcs_address", "s3": "s3_address"}[kind])
+            return wires.enter_context(wired_to(address))
 
-    yield make
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def gcsfs_does_not_wait(monkeypatch):
-    import gcsfs.retry
-
-    async def sleep(seconds):
-        assert seconds >= 1.0  # what it would have waited before its own second try
-
-    monkeypatch.setattr(gcsfs.retry, "asyncio", types.SimpleNamespace(sleep=sleep))
+        yield make
 
 
 def wired(kind, wire, make_store, **more):
     server, address = wire(kind)
-    if kind == "s3":  # botocore's own waits are real ones
-        more["config_kwargs"] = {"retries": {"max_attempts": 1, "mode": "standard"}}
     return server, make_store(kind, address=address, **more)
 
 
@@ -186,3 +107,12 @@ def test_a_scheme_that_cannot_create_once_can_be_read_and_not_committed_to(tmp_p
     assert "zip" not in urls.CREATES_ONCE and place.read("run.json") == b"{}"
     with pytest.raises(StorageError, match="exactly one of many writers"):
         place.create(layout.commit(1), b"x")
+
+
+@pytest.mark.parametrize("kind", BUCKETS)
+def test_a_client_tries_once_and_leaves_trying_again_to_the_store(kind, wire, make_store):
+    server, store = wired(kind, wire, make_store, retry=Policy(deadline_seconds=-1.0))
+    server.weather = lambda command, path: 503
+    with pytest.raises(StorageAway, match='Could not read "file" in'):
+        store.read("file")
+    assert len(server.seen) == 1

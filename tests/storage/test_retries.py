@@ -24,6 +24,14 @@ def translated(status, code):
     return s3fs.errors.translate_boto_error(boto(status, code))
 
 
+def cut_short():
+    """A body that ended early, as aiohttp raises it: what lies behind has a status 400 of aiohttp's own."""
+    try:
+        raise aiohttp.ClientPayloadError("not completed") from aiohttp.http_exceptions.ContentLengthError("5 of 10")
+    except aiohttp.ClientPayloadError as error:
+        return error
+
+
 TRANSIENT = [
     TimeoutError(),
     FSTimeoutError(),
@@ -38,6 +46,7 @@ TRANSIENT = [
     google.auth.exceptions.TransportError(),
     aiohttp.ServerDisconnectedError(),
     aiohttp.ClientPayloadError(),
+    cut_short(),
     aiohttp.ClientOSError(errno.ECONNRESET, "reset"),
     botocore.exceptions.EndpointConnectionError(endpoint_url="x"),
     botocore.exceptions.ReadTimeoutError(endpoint_url="x"),

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from service.errors import RunInvalid, StorageError
+from service.errors import RunInvalid, StorageAway, StorageError
+from service.storage.places import connect
 from service.storage.store import Store
 from tests.storage.conftest import KINDS
 from tests.storage.faults import PATIENT, Clock, Died, Faulty, faulty_store
@@ -284,3 +285,46 @@ def test_a_plain_path_is_absolute_and_a_url_stays(tmp_path, monkeypatch):
 def test_an_unknown_storage_is_refused_by_name():
     with pytest.raises(RunInvalid, match=r'there is no storage "gss://"\. Did you mean "gs"\?'):
         Store("gss://bucket/runs")
+
+
+def test_a_storage_that_is_away_is_told_from_one_that_refuses_also_where_it_was_pickled(tmp_path):
+    for error, kind in ((ConnectionResetError("lost"), StorageAway), (PermissionError("no"), StorageError)):
+        store, place = faulty_store(str(tmp_path / "run"), 1, "down")
+        place.error = error
+        with pytest.raises(StorageError, match=f'Could not write "file" in .*{type(error).__name__}') as caught:
+            store.write("file", b"x")
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert type(again) is type(caught.value) is kind and str(again) == str(caught.value)
+
+
+def test_a_call_that_is_being_tried_again_is_known_by_its_trouble(tmp_path):
+    store, _ = faulty_store(str(tmp_path / "run"), 1)
+    clock, told = Clock(), []
+
+    def sleep(seconds):
+        told.append(store.trouble)
+        clock.sleep(seconds)
+
+    store._retry = type(PATIENT)(clock=clock, sleep=sleep)
+    store.write("file", b"x")
+    assert told == [f'Could not write "file" in {tmp_path}/run: ConnectionResetError: lost'] and store.trouble == ""
+
+
+def test_a_hasty_store_gives_up_early_and_is_the_same_otherwise(tmp_path):
+    clock = Clock()
+    place = Faulty(connect(str(tmp_path), {}), 1, "down")
+    store = Store(str(tmp_path), retry=type(PATIENT)(clock=clock, sleep=clock.sleep), connect=lambda url, options: place)
+    with pytest.raises(StorageAway):
+        store.hasty(3.0).write("file", b"x")
+    assert clock.now <= 3.0
+    with pytest.raises(StorageAway):
+        store.write("file", b"x")
+    assert clock.now > 100.0
+
+
+def test_what_is_added_to_a_file_is_there_whole_or_not_at_all(tmp_path):
+    store = Store(str(tmp_path))
+    store.append("file", 0, b"one")
+    store.append("file", 3, b"two")
+    store.append("file", 3, b"three")
+    assert store.read("file") == b"onethree"

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from service.errors import StorageError
+from service.errors import StorageAway, StorageError
 from service.storage.store import Store
 from service.storage.views import Views
 
@@ -82,3 +82,55 @@ def test_what_could_not_be_written_is_named_at_the_end():
 
 def test_closing_with_nothing_to_write_is_nothing():
     Views(Recording()).close()
+
+
+class Away(Recording):
+    """A store that answers nothing; each try would take two minutes."""
+
+    tries = 0
+
+    def write(self, path, *parts):
+        self.tries += 1
+        raise StorageAway(f"{path}: no answer")
+
+
+def test_of_a_storage_that_is_away_one_file_a_round_is_tried_and_all_are_named():
+    store = Away()
+    views = Views(store, every_seconds=30, say=lambda sentence: None)
+    for name in "abcde":
+        views.put(name, lambda: b"1")
+    assert not views.flush()
+    rounds = store.tries
+    assert views.unwritten() == [*"abcde"]
+    with pytest.raises(StorageAway, match=r"Not written: a, b, c, d, e\. \w: no answer"):
+        views.close()
+    assert rounds <= 2 and store.tries == rounds + 1
+
+
+def test_what_cannot_be_made_is_named_and_keeps_no_other_file_back():
+    store = Recording()
+    views = Views(store, every_seconds=30, say=lambda sentence: None)
+    views.put("a", lambda: b"%d" % "no number")
+    views.put("b", lambda: b"1")
+    with pytest.raises(StorageError, match=r'Not written: a\. Could not write "a": TypeError'):
+        views.close()
+    assert [path for path, _, _ in store.written] == ["b"]
+
+
+def test_a_file_that_grows_is_added_to_in_a_folder_and_whole_again_where_it_was_lost(tmp_path):
+    grown, asked = bytearray(b"one "), []
+
+    def read(begin):
+        asked.append(begin)
+        return bytes(grown[begin:])
+
+    views = Views(Store(str(tmp_path)))
+    for word in (b"two ", b"three ", b""):
+        views.put_grown("logs/events", read)
+        assert views.flush() and (tmp_path / "logs/events").read_bytes() == grown
+        grown += word
+    assert asked == [0, 4, 8]
+    (tmp_path / "logs/events").unlink()
+    views.put_grown("logs/events", read)
+    views.close()
+    assert (tmp_path / "logs/events").read_bytes() == b"one two three " and asked[-1] == 0
