@@ -225,6 +225,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         if output is not None:
             output.drain()
         kept.close()
+        if output is not None:
+            output.drain()
 
 
 def _worker_variables() -> dict[str, str]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from service.storage import urls
 from service.storage.store import Store
 from service.storage.views import Views
 
@@ -20,9 +19,10 @@ _FLUSH_MILLISECONDS = 5_000  # what is written shows after at most this long, an
 class Events:
     """What TensorBoard reads, under one folder's train/ and validation/; what is of neither lies in the folder itself.
 
-    In a folder the files grow in place; for any other storage they grow beside the process and
-    are copied whole, off the training thread. A checkpoint holds the sizes of the files; a run
-    that goes on from it cuts them there, so that no event is missing or there twice.
+    The files grow beside the process, where a storage that fails cannot reach the training, and are
+    copied off the training thread: what is new to a folder, whole to any other storage. A checkpoint
+    holds the sizes of the files; a run that goes on from it cuts them there, so that no event is
+    missing or there twice.
 
     Args:
         store: what the folder is in.
@@ -32,9 +32,8 @@ class Events:
 
     def __init__(self, store: Store, folder: str, views: Views) -> None:
         self._store, self._folder, self._views = store, folder, views
-        self.is_in_place = urls.is_folder(store.url)
-        root = urls.folder_of(store.url) if self.is_in_place else tempfile.mkdtemp(prefix="samestep-logs-")
-        self.root = pathlib.Path(root, folder)
+        self._scratch = tempfile.TemporaryDirectory(prefix="samestep-logs-")
+        self.root = pathlib.Path(self._scratch.name, folder)
         self._writers: dict[str, Any] = {}
         self._earlier: dict[str, int] = {}
 
@@ -72,11 +71,10 @@ class Events:
                 self._store.delete(self._inside(path))
 
     def mirror(self) -> None:
-        """Has what was written copied soon, where the files do not grow in place."""
-        if self.is_in_place:
-            return
+        """Has what was written copied soon."""
         for path in self._own_files():
-            self._views.put(self._inside(path), functools.partial(self._content, path))
+            put = self._views.put_grown if _EVENTS in path else self._views.put
+            put(self._inside(path), functools.partial(self._content, path))
 
     def put(self, path: str, content: bytes) -> None:
         """Has a file beside the event files written soon."""
@@ -87,21 +85,20 @@ class Events:
         self._flush()
         self.mirror()
 
-    def _content(self, path: str) -> bytes:
+    def _content(self, path: str, begin: int = 0) -> bytes:
         self._flush()
-        return (self.root / path).read_bytes()
+        with open(self.root / path, "rb") as file:
+            file.seek(begin)
+            return file.read()
 
     def _flush(self) -> None:
         for writer in list(self._writers.values()):
             writer.flush()
 
     def _own_files(self) -> list[str]:
-        """Returns the files that this process made: all there are beside it, or in place those of its writers."""
+        """Returns the files that this process made."""
         found = [path for path in self.root.rglob("*") if path.is_file()] if self.root.exists() else []
-        paths = [path.relative_to(self.root).as_posix() for path in found]
-        if not self.is_in_place:
-            return paths
-        return [path for path in paths if path not in self._earlier and _EVENTS in path and _kind(path) in self._writers]
+        return [path.relative_to(self.root).as_posix() for path in found]
 
     def _files_there(self) -> dict[str, int]:
         """Returns the event files of earlier attempts with their sizes."""

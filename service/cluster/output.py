@@ -1,10 +1,13 @@
 """What a worker process prints, kept in a file of the run."""
 
+import contextlib
+import io
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 COPY_SECONDS = 0.5
 
@@ -13,7 +16,8 @@ class Output:
     """Sends this process's standard output and error, those of its libraries too, into a file that outlives it.
 
     What arrives there is copied on to where it went before, Ray's own logs. The file is
-    written without a buffer: of a process that is killed it has all there was.
+    written without a buffer: of a process that is killed it has all there was. What a full disk
+    does not take is lost, and ends nothing.
 
     Attributes:
         path: the file.
@@ -30,17 +34,22 @@ class Output:
         for stream in (1, 2):
             os.dup2(file, stream)
         os.close(file)
+        for name, stream in (("stdout", 1), ("stderr", 2)):
+            if _descriptor(getattr(sys, name)) == stream:
+                file_of = io.BufferedWriter(_Lasting(stream, "wb", closefd=False))
+                setattr(sys, name, io.TextIOWrapper(file_of, "utf-8", "backslashreplace", line_buffering=True))
         self._copied = os.path.getsize(path)
         self._lock = threading.Lock()
         threading.Thread(target=self._copy, name="output", daemon=True).start()
 
     def write(self, text: str) -> None:
         """Adds text that does not pass through this process's standard output."""
-        os.write(1, text.encode())
+        with contextlib.suppress(OSError):
+            os.write(1, text.encode())
 
     def drain(self) -> None:
         """Copies on what there is."""
-        with self._lock, open(self.path, "rb") as file:
+        with contextlib.suppress(OSError), self._lock, open(self.path, "rb") as file:
             file.seek(self._copied)
             if new := file.read():
                 self._copied += len(new)
@@ -51,3 +60,19 @@ class Output:
         while True:
             time.sleep(COPY_SECONDS)
             self.drain()
+
+
+class _Lasting(io.FileIO):
+    """A file of which what cannot be written is lost."""
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
+def _descriptor(stream: Any) -> int | None:
+    """Returns the number of the file that a stream writes to, if it is one."""
+    with contextlib.suppress(OSError, AttributeError):
+        return stream.fileno()
+    return None
