@@ -1,5 +1,6 @@
 """One attempt at a run, on one worker: what it takes up, saves and leaves."""
 
+import contextlib
 import functools
 import json
 import traceback
@@ -18,7 +19,7 @@ from service.callbacks.tensorboard import TensorBoard
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.cluster.notice import Notice
-from service.errors import JobFailed, RunInvalid, ServiceError, StartAgain
+from service.errors import Corrupt, JobFailed, RunInvalid, ServiceError, StartAgain, StorageError, Superseded
 from service.policies.keeping import policy_of
 from service.policies.saving import SavePolicy
 from service.run import Run
@@ -46,13 +47,14 @@ class Attempt:
         self._options = dict(options or {})
         self.store, self.council = store, Council(strategy)
         self._run, self._notice = run, notice
-        self._is_leaving = False
+        self._is_asked = self._is_leaving = False
         self._is_chief = self.council.index == 0
         name = self.council.chief(uuid.uuid4().hex[:12])
         log = CommitLog.open(store, name, {"workers": self.council.count}) if self._is_chief else None
-        self._check_storage(self.council.chief(log.last if log else 0))
+        self._opened = self.council.chief(log.last if log else 0)
+        self._check_storage(self._opened)
         keep = policy_of(run.keep, run.keep_best, run.keep_every_steps)
-        self._saver = Saver(store, log, name, self.council, keep, self._publish)
+        self._saver = Saver(store, log, name, self.council, keep, self._publish, self._unwritten)
         self._setting: Setting | None = None
         self._stages = self._epochs = 0
         self._history: dict[str, list[float]] = {}
@@ -75,6 +77,7 @@ class Attempt:
         self._stages += 1
         number = self._stages
         run = self._run
+        self._saver.committed = 0
         policy = SavePolicy(run.save_every_steps, run.save_every_seconds, run.save_every_epochs)
         checkpoints = Checkpoints(self._saver, policy, number, self._is_chief, self._notice)
         self._setting = setting = Setting(self._is_chief, self.store, number, self._facts(), self.council.count)
@@ -89,10 +92,23 @@ class Attempt:
         self._history = history_of(model)
         if self._is_chief:
             result = {"epochs": self._epochs, "stopped": bool(model.stop_training), "history": self._history}
-            self._saver.append("stage", {"stage": number, "result": result})
-            self._leave_model(model, number)
-            setting.close()
+            with self._concluding(f"All of stage {number} is committed"):
+                self._saver.append("stage", {"stage": number, "result": result})
+                self._leave_model(model, number)
+                setting.close()
         return history
+
+    @contextlib.contextmanager
+    def _concluding(self, committed: str) -> Iterator[None]:
+        """Tells, where the storage fails inside the block, what is safe and what to do."""
+        try:
+            yield
+        except (Superseded, Corrupt):
+            raise
+        except StorageError as error:
+            raise StorageError(
+                f"{error}\n{committed}. Once the storage is mended, the same command writes the rest."
+            ) from error
 
     def _facts(self) -> dict[str, Any]:
         """Returns what tells this run from others."""
@@ -102,17 +118,20 @@ class Attempt:
         if self._setting is not None:
             self._setting.publish()
 
+    def _unwritten(self) -> list[str]:
+        return self._setting.unwritten() if self._setting is not None else []
+
     def train_on_batch(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Takes one step; the workers' wish to leave travels with it. Collective: every worker calls this."""
         return methods.train_on_batch(model, *args, **kwargs, wishes=self)
 
     def wishes(self) -> tuple[bool, bool]:
         """Whether this worker wishes a checkpoint after the next step, and to leave after it."""
-        return False, self._notice.is_given()
+        return self._is_chief and self._saver.wants(), self._notice.is_given()
 
     def hear(self, leave: bool) -> None:
-        """A worker wished, in a step that was just taken, that all leave: `steps` does so where its loop comes round."""
-        self._is_leaving = self._is_leaving or leave
+        """A worker wished, in a step just taken, a checkpoint or to leave: `steps` does so where its loop comes round."""
+        self._is_asked, self._is_leaving = True, self._is_leaving or leave
 
     def guarded(self, job: Callable[[Any], Any], worker: Any) -> Any:
         """Returns what the job returns; its errors become JobFailed, for they would only repeat.
@@ -140,7 +159,8 @@ class Attempt:
         if isinstance(returned, Mapping):
             metrics |= {str(name): float(value) for name, value in returned.items() if isinstance(value, int | float)}
         result = {"history": self._history, "metrics": metrics}
-        self._saver.append("finished", {"options": dict(options), **result})
+        with self._concluding("All that was trained is committed"):
+            self._saver.append("finished", {"options": dict(options), **result})
         return result
 
     def steps(self, total: int, trained: Mapping[str, Any], every: int) -> Iterator[int]:
@@ -158,17 +178,21 @@ class Attempt:
             self._check_identity(number, found.entry.body["identity"], identity)
             restore_models(trained, found.entry.body["state"], found.tensors)
             restore_callbacks([], found.entry.body["state"], found.tensors)
-        for step in range(0 if found is None else found.entry.body["step"], total):
+        self._saver.committed = 0 if found is None else found.entry.body["step"]
+        for step in range(self._saver.committed, total):
             yield step
-            if (step + 1) % every == 0 or step + 1 == total or self._is_leaving:
+            if (step + 1) % every == 0 or step + 1 == total or self._is_asked:
                 tensors, state = snapshot(trained, [])
                 place = {"stage": number, "step": step + 1, "epoch": 0, "batch": 0, "final": False}
-                self._saver.save(tensors, {**place, "metrics": {}, "identity": identity, "state": state})
+                body = {**place, "metrics": {}, "identity": identity, "state": state}
+                self._saver.save(tensors, body, in_full=step + 1 == total or self._is_leaving)
+                self._is_asked = False
             if self._is_leaving:
                 self._saver.leave(f"step {step + 1} of {total}", self._notice.is_end())
-        self._saver.append("stage", {"stage": number, "result": {"epochs": total, "stopped": False, "history": {}}})
-        if self._is_chief:
-            for name, model in trained.items():
+        self._saver.settle()
+        with self._concluding(f"All of stage {number} is committed"):
+            self._saver.append("stage", {"stage": number, "result": {"epochs": total, "stopped": False, "history": {}}})
+            for name, model in trained.items() if self._is_chief else ():
                 self._leave_model(model, number, name)
 
     def _leave_model(self, model: Any, number: int, name: str = "") -> None:
@@ -182,7 +206,7 @@ class Attempt:
         `end` is the last epoch, or step, that is asked for now. A hand-written loop leaves what it
         would go on with, so its checkpoints are of one kind.
         """
-        log = CommitLog(self.store)
+        log = CommitLog(self.store, known=self._opened)
         log.refresh()
         result = log.results().get(number) if self._is_chief else None
         is_over = self.council.chief(result is not None and (result.get("stopped") or result.get("epochs", 0) >= end))

@@ -94,7 +94,7 @@ def build() -> Any:
 
 
 def train(
-    url: str,
+    url: str | Store,
     moment: tuple[str, int, int] | None,
     epochs: int = 5,
     saves: dict[str, Any] | None = None,
@@ -107,10 +107,11 @@ def train(
     With `told`, that worker is asked at the moment to leave, and what the attempt then says is returned.
     Collective: every worker calls this.
     """
-    run = Run("test", storage=url, seed=5, **(saves or {}))
+    store = Store(url) if isinstance(url, str) else url
+    run = Run("test", storage=store.url, seed=5, **(saves or {}))
     keras.utils.set_random_seed(5)
     notice = Notice()
-    attempt = Attempt(run, Store(url), strategy.connect(), notice)
+    attempt = Attempt(run, store, strategy.connect(), notice)
     if told is not None and told != attempt.council.index:
         moment = None
     author = Author()

@@ -55,10 +55,11 @@ class Checkpoints(keras.callbacks.Callback):
     def begin(self, body: Mapping[str, Any]) -> None:
         """Tells the place of the checkpoint that training goes on from."""
         self._epoch, self._batch, self._step = body["epoch"], body["batch"], body["step"]
+        self._saver.committed = self._step
 
     def wishes(self) -> tuple[bool, bool]:
         """Whether this worker wishes a checkpoint after the next step, and to leave; only the chief looks at the clock."""
-        aged = self._is_chief and self._policy.is_due_by_age(self._clock() - self._saved_at)
+        aged = self._is_chief and (self._policy.is_due_by_age(self._clock() - self._saved_at) or self._saver.wants())
         return aged, self._notice.is_given()
 
     def hear(self, leave: bool) -> None:
@@ -78,7 +79,7 @@ class Checkpoints(keras.callbacks.Callback):
         # A stream's epoch may end anywhere.
         is_last = self.params["steps"] is not None and self._batch >= self.params["steps"]
         if self._is_asked and (not is_last or self._is_leaving):
-            self._save(final=False)
+            self._save(in_full=self._is_leaving)
 
     def watch(self, everyone: list[Any]) -> None:
         """Takes the callbacks whose state is saved, as the job made them."""
@@ -92,22 +93,23 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._epoch, self._batch = epoch + 1, 0
+        self.model.stop_training = self._saver.agree(bool(self.model.stop_training))
         is_last = self._epoch == self.params["epochs"] or self.model.stop_training
         if self._is_asked or is_last or self._policy.is_due_at_epoch(self._epoch):
-            self._save(final=False, metrics={k: v for k, v in (logs or {}).items() if isinstance(v, float)})
+            metrics = {k: v for k, v in (logs or {}).items() if isinstance(v, float)}
+            self._save(metrics, in_full=is_last or self._is_leaving)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._save(final=True)
-        self._saver.wait()
+        self._save(final=True, in_full=True)
+        self._saver.settle()
 
-    def _save(self, final: bool, metrics: Mapping[str, float] | None = None) -> None:
+    def _save(self, metrics: Mapping[str, float] | None = None, final: bool = False, in_full: bool = False) -> None:
         self._tell_what_is_not_kept()
         tensors, state = snapshot({"": self.model}, self.everyone, self._given)
         state["stopping"] = bool(self.model.stop_training)
         place = {"stage": self._stage, "step": self._step, "epoch": self._epoch, "batch": self._batch}
-        self._saver.save(
-            tensors, {**place, "final": final, "metrics": metrics or {}, "identity": self.identity, "state": state}
-        )
+        body = {**place, "final": final, "metrics": metrics or {}, "identity": self.identity, "state": state}
+        self._saver.save(tensors, body, in_full)
         self._is_asked, self._saved_at = False, self._clock()
 
     def _tell_what_is_not_kept(self) -> None:

@@ -10,6 +10,8 @@ from service.storage import layout, urls
 from service.storage.store import Store
 from service.storage.views import Views
 
+_LAST_SECONDS = 5.0
+
 
 class Setting:
     """What a fit tells those of its callbacks that write: one has a method `join(setting)`.
@@ -93,6 +95,12 @@ class Setting:
             action()
         for views in self._views.values():
             views.flush()
+
+    def unwritten(self) -> list[str]:
+        """Tries once more to write what is left, for a few seconds; returns the files that are not written."""
+        for views in self._views.values():
+            views.flush(_LAST_SECONDS)
+        return [name for views in self._views.values() for name in views.unwritten()]
 
     def close(self) -> None:
         """Writes what is left.
