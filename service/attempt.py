@@ -18,6 +18,7 @@ from service.callbacks.setting import Setting
 from service.callbacks.tensorboard import TensorBoard
 from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
+from service.cluster.metrics import Gauges
 from service.cluster.notice import Notice
 from service.errors import Corrupt, JobFailed, RunInvalid, ServiceError, StartAgain, StorageError, Superseded
 from service.policies.keeping import policy_of
@@ -42,8 +43,17 @@ class Attempt:
         council: the workers of this attempt.
     """
 
-    def __init__(self, run: Run, store: Store, strategy: Any, notice: Notice, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        store: Store,
+        strategy: Any,
+        notice: Notice,
+        options: Mapping[str, Any] | None = None,
+        gauges: Gauges | None = None,
+    ) -> None:
         """Collective: every worker calls this."""
+        self._gauges = gauges
         self._options = dict(options or {})
         self.store, self.council = store, Council(strategy)
         self._run, self._notice = run, notice
@@ -54,7 +64,9 @@ class Attempt:
         self._opened = self.council.chief(log.last if log else 0)
         self._check_storage(self._opened)
         keep = policy_of(run.keep, run.keep_best, run.keep_every_steps)
-        self._saver = Saver(store, log, name, self.council, keep, self._publish, self._unwritten)
+        self._saver = Saver(store, log, name, self.council, keep, self._publish, self._unwritten, gauges)
+        if gauges is not None and log is not None:
+            gauges.restarted([entry.kind for entry in log.entries()].count("opened") - 1)
         self._setting: Setting | None = None
         self._stages = self._epochs = 0
         self._history: dict[str, list[float]] = {}
@@ -79,7 +91,7 @@ class Attempt:
         run = self._run
         self._saver.committed = 0
         policy = SavePolicy(run.save_every_steps, run.save_every_seconds, run.save_every_epochs)
-        checkpoints = Checkpoints(self._saver, policy, number, self._is_chief, self._notice)
+        checkpoints = Checkpoints(self._saver, policy, number, self._is_chief, self._notice, self._gauges)
         self._setting = setting = Setting(self._is_chief, self.store, number, self._facts(), self.council.count)
         stage = methods.Stage(
             setting=setting,

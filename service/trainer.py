@@ -202,6 +202,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
 
     from service import worker
     from service.cluster.console import RemoteOutput
+    from service.cluster.metrics import Gauges
     from service.kept import Kept
 
     job = reference.resolve(config["job"]) if isinstance(config["job"], str) else config["job"]
@@ -213,7 +214,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         output = sys.stdout = RemoteOutput(config["relay"], config["is_terminal"], kept.output.write)
         notice.listen(config["relay"])
     try:
-        return worker.perform(job, Run(**config["run"]), config["options"], config["store"], notice)
+        run = Run(**config["run"])
+        return worker.perform(job, run, config["options"], config["store"], notice, Gauges(run.name, index, config["relay"]))
     except StartAgain:
         if index == 0:
             ray.get(config["relay"].tell_moved.remote())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a job's module names Worker long before TensorFlow is wante
     import keras
 
     from service.attempt import Attempt
+    from service.cluster.metrics import Gauges
 
 
 class Worker:
@@ -116,7 +117,14 @@ class Worker:
         return methods.test_on_batch(model, *args, **kwargs)
 
 
-def perform(job: Callable[[Worker], Any], run: Run, options: Mapping[str, Any], store: Store, notice: Notice) -> dict[str, Any]:
+def perform(
+    job: Callable[[Worker], Any],
+    run: Run,
+    options: Mapping[str, Any],
+    store: Store,
+    notice: Notice,
+    gauges: "Gauges | None" = None,
+) -> dict[str, Any]:
     """Runs the author's job on this worker, and returns the run's result as plain values.
 
     Collective: every worker calls this.
@@ -138,7 +146,7 @@ def perform(job: Callable[[Worker], Any], run: Run, options: Mapping[str, Any], 
     keras.utils.set_random_seed(run.seed)
     if run.deterministic:
         strategies.be_deterministic()
-    attempt = Attempt(run, store, strategy, notice, options)
+    attempt = Attempt(run, store, strategy, notice, options, gauges)
     worker = Worker(run, options, strategy, attempt)
     returned = attempt.guarded(job, worker)
     return attempt.finish(returned, options)

@@ -3,10 +3,12 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ import pytest
 import ray
 
 import service
+from service.cluster.metrics import GAUGES
 from service.storage import restore
 from service.storage.commits import CommitLog
 from service.storage.store import Store
@@ -38,12 +41,14 @@ class Story(NamedTuple):
         printed: what the driver printed.
         mishaps: in order; each ended one attempt.
         attempts: what the workers of each attempt wrote.
+        metrics: the names, with the run's tag, that Prometheus was told.
     """
 
     result: service.Result
     printed: str
     mishaps: list[str]
     attempts: list[list[Page]]
+    metrics: set[str]
 
     def around(self, mishap: str) -> tuple[list[Page], list[Page]]:
         """Returns the attempts before and after a mishap."""
@@ -84,6 +89,15 @@ def lose(node: Any) -> None:
     kill(family)
 
 
+def metrics(run: str) -> set[str]:
+    """Returns the names of a run's metrics, asked of each machine as Prometheus would."""
+    found: set[str] = set()
+    for node in filter(lambda node: node["Alive"], ray.nodes()):
+        with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as answer:
+            found |= set(re.findall(rf'^ray_(samestep_\w+)\{{.*run="{run}"', answer.read().decode(), re.MULTILINE))
+    return found
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory) -> Iterator[Story]:
     from ray.cluster_utils import Cluster
@@ -122,10 +136,13 @@ def story(tmp_path_factory) -> Iterator[Story]:
         befall("a machine is taken away", lambda: drain(cluster.address, nodes[1]))
         befall("a machine is added", lambda: nodes.append(cluster.add_node(num_cpus=1)))
         befall("a machine is lost", lambda: lose(nodes[2]))
+        # What is told once a second is seen once in ten: an attempt that long is behind it.
+        wait_for(lambda: "samestep_slowest_worker" in metrics(run.name), "metrics")
+        seen = metrics(run.name)
         (notes / "last-step").write_text(str(attempts(notes)[-1][0].steps[-1] + 20))
         driver.join(PATIENCE_SECONDS)
         assert results, printed.getvalue()
-        yield Story(results[0], printed.getvalue(), mishaps, attempts(notes))
+        yield Story(results[0], printed.getvalue(), mishaps, attempts(notes), seen)
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -159,6 +176,10 @@ def float_types() -> Iterator[None]:
     yield
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
+
+
+def test_prometheus_sees_how_the_run_goes(story):
+    assert story.metrics == set(GAUGES)
 
 
 def test_its_end_is_that_of_one_process_that_nothing_happened_to(story, tmp_path, float_types):

@@ -8,9 +8,11 @@ from typing import Any, NoReturn
 import keras
 
 from service.callbacks.watching import is_authors
+from service.cluster.metrics import Gauges
 from service.cluster.notice import Notice
 from service.policies.saving import SavePolicy
 from service.training import plain
+from service.training.recording import Pace
 from service.training.saver import Saver
 from service.training.state import callback_state, snapshot, unkept
 
@@ -24,6 +26,7 @@ class Checkpoints(keras.callbacks.Callback):
     Attributes:
         everyone: all callbacks of this fit, whose state is saved with the model's.
         identity: what must be the same where another attempt goes on.
+        pace: of the epoch's steps; the loop gives it.
     """
 
     def __init__(
@@ -33,10 +36,12 @@ class Checkpoints(keras.callbacks.Callback):
         stage: int,
         is_chief: bool,
         notice: Notice,
+        gauges: Gauges | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self._notice = notice
+        self._notice, self._gauges = notice, gauges
+        self.pace = Pace()
         self._saver, self._policy, self._stage, self._is_chief, self._clock = saver, policy, stage, is_chief, clock
         self.everyone: list[Any] = []
         self._given: list[dict[str, Any]] = []
@@ -73,6 +78,8 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._step += 1
         self._batch = batch + 1
+        if self._gauges is not None:
+            self._gauges.stepped(self._step, logs, self.pace)
         self._is_asked = self._is_asked or self._policy.is_due_at_step(self._step)
         # After an epoch's last batch the checkpoint waits for the epoch's end, which is the same step,
         # unless there is no time to wait.

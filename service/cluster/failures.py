@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from service.cluster.pulse import PULSE
-from service.errors import JobFailed, ServiceError, StartAgain, WorkersLost
+from service.errors import JobFailed, ServiceError, StartAgain, StorageAway, WorkersLost
 from service.policies.restarting import Failure, reason_to_end
 
 _ANSWER_SECONDS = 2.0
@@ -50,7 +50,7 @@ class StopAtErrors(WorkerGroupCallback):
         if any(isinstance(cause, StartAgain) or getattr(cause, "preempted", False) for cause in causes.values()):
             return
         for worker, cause in causes.items():
-            if isinstance(cause, ServiceError):
+            if isinstance(cause, ServiceError) and not isinstance(cause, StorageAway):
                 raise cause
             if isinstance(cause, ImportError | SyntaxError):
                 raise JobFailed(f"Worker {worker} cannot import what it needs: {cause}") from cause

@@ -21,6 +21,9 @@ class Committer:
     not, it tells the chief through the mailbox, and hears what became of it, so that no thread but
     the training's ever calls a collective and none waits for a worker whose storage failed. It
     tells the checksums of all its tensors too: workers that drifted apart end the run.
+
+    Attributes:
+        written_bytes: what all workers wrote for the last checkpoint; on the chief.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class Committer:
         self._index, self._count = council.index, council.count
         self._keep, self._publish = keep, publish
         self._mailbox = Mailbox()
-        self._serial = 0
+        self._serial = self.written_bytes = 0
         self._previous: list[Any] = []
         self._loose: set[str] = set()
         self._is_untidy = True  # behind the first commit goes what dead attempts left
@@ -81,6 +84,7 @@ class Committer:
                 raise WorkersDiffer(differences)
             self._publish()
             log.append("checkpoint", {**body, "shards": receipts.merge([report["written"] for report in reports])})
+            self.written_bytes = sum(r["size"] for report in reports for r in report["written"] if r["file"] in fresh)
         except Exception as error:
             self._loose |= fresh  # the entry may be in the log; the next append finds out
             return _told(error)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from service.cluster.consensus import Council
+from service.cluster.metrics import Gauges
 from service.errors import Moved, RunInterrupted, StorageError
 from service.policies.keeping import KeepPolicy
 from service.storage.commits import Writer
@@ -43,6 +44,7 @@ class Saver:
         keep: KeepPolicy,
         publish: Callable[[], None] = lambda: None,
         unwritten: Callable[[], list[str]] = lambda: [],
+        gauges: Gauges | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -50,9 +52,10 @@ class Saver:
             log: the chief's; the other workers have none.
             publish: shows what a checkpoint tells of, before its commit.
             unwritten: names the run's other files that could not be written, for a message.
+            gauges: hears, on the chief, of each commit.
         """
         self._store, self._log, self._council, self._clock = store, log, council, clock
-        self._unwritten = unwritten
+        self._unwritten, self._gauges = unwritten, gauges
         self._committer = Committer(store, log, attempt, council, keep, publish)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
@@ -173,6 +176,8 @@ class Saver:
         self._problem = self._committer.save(snapshot, body)
         if not self._problem:
             self.committed = body["step"]
+            if self._gauges is not None and self._log is not None:
+                self._gauges.committed(self.committed, self._clock() - self._begun, self._committer.written_bytes)
             if self._is_alarmed:
                 self._is_alarmed = False
                 self._say(f"Saving works again: step {self.committed} is committed.")

@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError, RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from service.cluster import failures
-from service.errors import DataInvalid, JobFailed, Moved, WorkersLost
+from service.errors import DataInvalid, JobFailed, Moved, StorageAway, WorkersLost
 
 
 class Relay:
@@ -89,6 +89,12 @@ def test_workers_that_make_way_and_machines_taken_away_are_no_failure(cause):
     judge, relay = judge_of(max_restarts=0)
     poll(judge, Group(5), {0: OSError("a lost peer"), 1: cause})
     assert relay.said == []
+
+
+def test_workers_that_could_not_reach_the_storage_start_again():
+    judge, relay = judge_of(max_restarts=1)
+    poll(judge, Group(0), {0: StorageAway("no answer for 120 s")})
+    assert relay.said == ["Lost workers (worker 0: StorageAway). All start again from the last checkpoint.\n"]
 
 
 def test_the_job_s_own_errors_end_the_run_at_once():
