@@ -13,6 +13,7 @@ import numpy as np
 
 from service import methods
 from service.callbacks.checkpoint import Checkpoints
+from service.callbacks.divergence import Divergence
 from service.callbacks.history import HistoryFiles
 from service.callbacks.setting import Setting
 from service.callbacks.tensorboard import TensorBoard
@@ -24,7 +25,7 @@ from service.errors import Corrupt, JobFailed, RunInvalid, ServiceError, StartAg
 from service.policies.keeping import policy_of
 from service.policies.saving import SavePolicy
 from service.run import Run
-from service.storage import layout, restore
+from service.storage import detours, layout, restore
 from service.storage.commits import CommitLog
 from service.storage.store import Store
 from service.training import believed, models
@@ -91,7 +92,8 @@ class Attempt:
         run = self._run
         self._saver.committed = 0
         policy = SavePolicy(run.save_every_steps, run.save_every_seconds, run.save_every_epochs)
-        checkpoints = Checkpoints(self._saver, policy, number, self._is_chief, self._notice, self._gauges)
+        divergence = Divergence(run, self._saver, self.council, number)
+        checkpoints = Checkpoints(self._saver, policy, number, self._is_chief, self._notice, divergence, self._gauges)
         self._setting = setting = Setting(self._is_chief, self.store, number, self._facts(), self.council.count)
         stage = methods.Stage(
             setting=setting,
@@ -160,9 +162,10 @@ class Attempt:
             raise JobFailed(f"The job raised on worker {self.council.index}:\n\n{_of_the_author(error)}") from error
 
     def abandon(self) -> None:
-        """Lets what is being saved be committed, after which this attempt does nothing more."""
+        """Lets what is being saved be committed, after which this attempt does nothing more; another may follow here."""
         self._saver.wait()
         if self._setting is not None:
+            self._setting.publish()
             self._setting.close()
 
     def finish(self, returned: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +225,8 @@ class Attempt:
         log.refresh()
         result = log.results().get(number) if self._is_chief else None
         is_over = self.council.chief(result is not None and (result.get("stopped") or result.get("epochs", 0) >= end))
-        found = restore.newest(log, number, final=None if any_kind else is_over) if self._is_chief else None
+        kind, without = None if any_kind else is_over, detours.left_behind(log)
+        found = restore.newest(log, number, kind, without) if self._is_chief else None
         place = self.council.chief(None if found is None else found.entry.number)
         if place is not None and found is None:
             found = restore.one(log, place)
@@ -246,7 +250,7 @@ class Attempt:
         checkpoints.watch(stateful)
         checkpoints.identity = identity
         self._epochs = epochs
-        is_over, found = self._newest(number, epochs)
+        given.leaves_out, (is_over, found) = self._left_out(number), self._newest(number, epochs)
         if found is None:
             self._say_what_loading_will_lack(model)
             for callback in stateful:
@@ -262,6 +266,7 @@ class Attempt:
         begun = Start(
             epoch=body["epoch"],
             batch=body["batch"],
+            leaves_out=given.leaves_out,
             is_over=is_over,
             is_stopped=bool(body["state"]["stopping"]),
             restore=lambda: restore_callbacks(stateful, body["state"], tensors),
@@ -269,6 +274,11 @@ class Attempt:
         if is_over:
             self._take_over(model, stateful, begun)
         return begun
+
+    def _left_out(self, number: int) -> Callable[[int, int], bool]:
+        """Returns what tells of an epoch and a batch whether the stage leaves it out. Collective: every worker calls this."""
+        ranges = self.council.chief(detours.skipped(self._saver.log, number) if self._saver.log is not None else None)
+        return lambda epoch, batch: any(first <= [epoch, batch] <= last for first, last in ranges)
 
     def _say_what_loading_will_lack(self, model: Any) -> None:
         if self._is_chief and (lacks := models.missing(model)):

@@ -10,7 +10,7 @@ from typing import Any
 
 from service import record
 from service.errors import Corrupt, StorageError, did_you_mean
-from service.storage import layout, retries, urls
+from service.storage import detours, layout, retries, urls
 from service.storage.commits import CommitLog
 from service.storage.entries import Entry
 from service.storage.store import Store
@@ -64,7 +64,7 @@ def about(store: Store, now: float) -> dict[str, Any]:
     """Returns all that the record, the commit log and the sizes of the files tell of a run."""
     log = CommitLog(store)
     log.refresh()
-    entries, checkpoints = log.entries(), log.checkpoints()[::-1]
+    entries, checkpoints, left = log.entries(), log.checkpoints()[::-1], detours.left_behind(log)
     sizes = store.sizes()
     damage = {entry.number: _wrong_sizes(entry, sizes) for entry in checkpoints}
     if any(damage.values()):
@@ -83,10 +83,11 @@ def about(store: Store, now: float) -> dict[str, Any]:
             {**entry.body, **_when(entry, now), "attempt": entry.attempt} for entry in entries if entry.kind == "opened"
         ],
         "checkpoints": [
-            {**_checkpoint(entry, now), "damaged": damage[entry.number]}
+            {**_checkpoint(entry, now), "damaged": damage[entry.number], "left_behind": entry.number in left}
             for entry in checkpoints
             if entry.number not in log.deleted()
         ],
+        "divergences": [{**entry.body, **_when(entry, now)} for entry in detours.diverged(log)],
         "stages": [_stage(number, result) for number, result in sorted(log.results().items())],
         "result": {**_when(ends[-1], now), **ends[-1].body} if ends else None,
         "has_model": layout.model() in sizes,
@@ -117,6 +118,7 @@ def describe(entry: Entry) -> dict[str, Any]:
         "epoch": entry.body["epoch"],
         "step": entry.body["step"],
         "final": bool(entry.body.get("final")),
+        "finite": detours.is_finite(entry),
         "bytes": sum(receipt["size"] for receipt in shards),
         "files": [receipt["file"] for receipt in shards],
     }
@@ -129,7 +131,7 @@ def _summary(store: Store, name: str, now: float) -> dict[str, Any]:
 
 
 def _summary_of(store: Store, log: CommitLog, name: str, now: float) -> dict[str, Any]:
-    newest = next(iter(log.checkpoints()), None)
+    newest = next(iter(detours.counting(log)), None)
     return {
         "name": name,
         "url": store.url,

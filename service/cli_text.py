@@ -47,6 +47,8 @@ def run(about: dict[str, Any]) -> str:
     lines += [f"  {problem}" for problem in about["damaged_entries"].values()]
     if about["checkpoints"]:
         lines.append("  (Files are compared by size here; verify reads every byte.)")
+    header = ["entry", "stage", "epoch", "batch", "step", "loss", "what followed"]
+    lines += _section("training diverged", header, [_divergence(row) for row in about["divergences"]])
     stages = [
         [
             str(row["stage"]),
@@ -151,9 +153,22 @@ def _attempt(row: dict[str, Any]) -> list[str]:
 
 
 def _checkpoint(row: dict[str, Any]) -> list[str]:
-    state = "DAMAGED" if row["damaged"] else "what the stage left" if row["final"] else ""
+    state = "what the stage left" if row["final"] else ""
+    for name, is_so in (("not finite", not row["finite"]), ("left behind", row["left_behind"]), ("DAMAGED", row["damaged"])):
+        state = name if is_so else state
     when = f"{row['time']} ({ago(row['age_seconds'])})"
     return [str(row["number"]), str(row["stage"]), str(row["epoch"]), str(row["step"]), f"{row['bytes']:,}", when, state]
+
+
+def _divergence(row: dict[str, Any]) -> list[str]:
+    followed = "the run ended" if row["is_over"] else "training went on as it was"
+    if row["skipped"]:
+        (epoch, batch), (last_epoch, last_batch) = row["skipped"]
+        back = f"checkpoint {row['back_to']}" if row["back_to"] else "the beginning"
+        skipped = f"epoch {epoch + 1}, batch {batch + 1} to epoch {last_epoch + 1}, batch {last_batch + 1}"
+        followed = f"back to {back}, without {skipped}"
+    place = [str(row["number"]), str(row["stage"]), str(row["epoch"] + 1), str(row["batch"] + 1), str(row["step"])]
+    return [*place, f"{row['loss']:.5g}", followed]
 
 
 def _place(found: dict[str, Any]) -> str:

@@ -76,6 +76,14 @@ class Moved(StartAgain):
     """The workers committed and make way, because a machine is taken away or the number of workers changes."""
 
 
+class RolledBack(StartAgain):
+    """Training diverged, and goes on from an earlier checkpoint without the batches that led there."""
+
+
+class Diverged(ServiceError, RuntimeError):
+    """The loss is no finite number, or far above what it was, and the run may not go back once more."""
+
+
 class RunInterrupted(ServiceError, RuntimeError):
     """The run was asked to stop; it committed where it was, and the same command goes on from there."""
 

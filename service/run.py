@@ -35,6 +35,9 @@ class Run:
         max_seconds: after so long the workers commit where they are and the run stops; the same command goes on.
         stall_seconds: how long anything in training but a step (a callback, a save, compiling, waiting for data) may take, and
             a step at most, before the workers are started again.
+        rollbacks: how often training that diverges goes back to the last good checkpoint, and on without the batches that led
+            there, before a new good one is committed. It has diverged where a step's loss is NaN or infinite.
+        spike: it has too where a step's loss lies so many times its usual spread above the median of the last 50 steps.
         deterministic: ask TensorFlow for the same bits from the same run.
 
     Raises:
@@ -58,6 +61,8 @@ class Run:
     max_restarts: int = 3
     max_seconds: float | None = None
     stall_seconds: float = 600.0
+    rollbacks: int = 0
+    spike: float | None = None
     deterministic: bool = True
 
     def __new__(cls, *args: Any, **options: Any) -> "Run":
@@ -88,11 +93,13 @@ class Run:
         if self.keep_best is not None and (not isinstance(self.keep_best, str) or not self.keep_best.removeprefix("max:")):
             raise RunInvalid(f'Run(keep_best={self.keep_best!r}): expected a metric such as "val_loss" or "max:val_accuracy".')
         _check_count("max_restarts", self.max_restarts, least=0)
+        _check_count("rollbacks", self.rollbacks, least=0)
         _check_count("seed", self.seed, least=0, optional=True)
         if self.seed is not None and self.seed >= 2**32:
             raise RunInvalid(f"Run(seed={self.seed}): expected less than 2**32, the range of numpy's generator.")
         for field in ("save_every_seconds", "max_seconds", "stall_seconds"):
-            _check_seconds(field, getattr(self, field), optional=field != "stall_seconds")
+            _check_size(field, "seconds", getattr(self, field), optional=field != "stall_seconds")
+        _check_size("spike", "how many times the usual spread, such as 20", self.spike, optional=True)
         if self.topology is not None and self.accelerator != "tpu":
             raise RunInvalid(f'Run(topology={self.topology!r}) is a TPU slice\'s shape: it goes with accelerator="tpu".')
 
@@ -134,8 +141,8 @@ def _check_count(field: str, value: object, least: int, optional: bool = False) 
         raise RunInvalid(f"Run({field}={value!r}): expected a whole number, {least} or more{', or None' if optional else ''}.")
 
 
-def _check_seconds(field: str, value: object, optional: bool) -> None:
+def _check_size(field: str, what: str, value: object, optional: bool) -> None:
     if optional and value is None:
         return
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise RunInvalid(f"Run({field}={value!r}): expected seconds, more than 0{', or None' if optional else ''}.")
+        raise RunInvalid(f"Run({field}={value!r}): expected {what}, more than 0{', or None' if optional else ''}.")

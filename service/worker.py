@@ -1,11 +1,13 @@
 """What each worker does, top to bottom."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
 from service.cluster.notice import Notice
+from service.errors import RolledBack, StorageError
 from service.run import Run
 from service.storage import urls
 from service.storage.store import Store
@@ -79,7 +81,7 @@ class Worker:
         """Yields the steps 0, 1, ... total - 1 of a loop written by hand, which is a stage as `fit` is.
 
         Every so many steps the models are committed, with their optimizers; a run that goes on
-        puts them back and yields the steps that are left.
+        puts them back and yields the steps that are left. Nobody looks at such a loop's losses: `Run.rollbacks` concerns `fit`.
         Collective: every worker iterates this.
 
             for step in worker.steps(1000, models={"g": g, "d": d}):
@@ -131,6 +133,8 @@ def perform(
 
     Raises:
         JobFailed: the author's code raised; the message carries the traceback.
+        RolledBack: training diverged; the next call goes on from an earlier checkpoint.
+        Diverged: it did so more often than the run's rollbacks.
         RunInterrupted: the notice was given, and the workers have committed.
         ServiceError: the run, its data or its model is refused.
     """
@@ -148,5 +152,10 @@ def perform(
         strategies.be_deterministic()
     attempt = Attempt(run, store, strategy, notice, options, gauges)
     worker = Worker(run, options, strategy, attempt)
-    returned = attempt.guarded(job, worker)
+    try:
+        returned = attempt.guarded(job, worker)
+    except RolledBack:
+        with contextlib.suppress(StorageError):  # of views, which the next attempt writes anew
+            attempt.abandon()
+        raise
     return attempt.finish(returned, options)

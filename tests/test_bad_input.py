@@ -81,6 +81,8 @@ REFUSED = {
         "ClusterTooSmall",
         f"threads_per_worker={CPUS + 1}) needs {CPUS + 1} CPUs; this machine has {CPUS}",
     ),
+    "fewer than no rollbacks": ("service.train(job, service.Run('a', rollbacks=-1))", "RunInvalid", "rollbacks=-1"),
+    "a spike of nothing": ("service.train(job, service.Run('a', spike=0))", "RunInvalid", "spike=0): expected how many times"),
     "an unknown accelerator": (
         "service.train(job, service.Run('a', accelerator='gpus'))",
         "RunInvalid",

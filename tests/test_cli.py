@@ -462,3 +462,24 @@ def test_the_module_is_the_command_and_a_reader_that_leaves_is_no_traceback(fini
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
         command.stdout.close()
         assert command.stderr.read() == "" and command.wait() == 1
+
+
+def test_show_tells_where_training_diverged_and_what_followed(ask, tmp_path):
+    run = Trained(tmp_path)
+    run.epoch()  # entry 2
+    place = {"stage": 1, "epoch": 1, "batch": 3, "step": 14, "why": "its loss is nan"}
+    run.log.append("diverged", {**place, "loss": float("nan"), "back_to": 2, "skipped": [], "is_over": False})
+    run.epoch()  # entry 4, which the run leaves behind
+    run.log.append("diverged", {**place, "loss": 1e30, "back_to": 2, "skipped": [[1, 0], [1, 3]], "is_over": False})
+    run.log.append("diverged", {**place, "loss": 7.5, "back_to": 2, "skipped": [], "is_over": True})
+    code, out, _ = ask("show", run.url)
+    shown = out[out.index("training diverged") :].splitlines()
+    assert code == 0 and shown[1:5] == [
+        "  entry  stage  epoch  batch  step  loss   what followed",
+        "      3      1      2      4    14  nan    training went on as it was",
+        "      5      1      2      4    14  1e+30  back to checkpoint 2, without epoch 2, batch 1 to epoch 2, batch 4",
+        "      6      1      2      4    14  7.5    the run ended",
+    ]
+    assert [line.endswith("left behind") for line in out[out.index("\ncheckpoints") :].splitlines()[3:5]] == [False, True]
+    code, out, _ = ask("runs", str(tmp_path))
+    assert out.splitlines()[1].split()[:5] == ["vae-1", "not", "finished", "1", "10"], "the checkpoint that counts"

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import keras
 
+from service.callbacks.divergence import Divergence
 from service.callbacks.watching import is_authors
 from service.cluster.metrics import Gauges
 from service.cluster.notice import Notice
@@ -36,11 +37,12 @@ class Checkpoints(keras.callbacks.Callback):
         stage: int,
         is_chief: bool,
         notice: Notice,
+        divergence: Divergence,
         gauges: Gauges | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self._notice, self._gauges = notice, gauges
+        self._notice, self._divergence, self._gauges = notice, divergence, gauges
         self.pace = Pace()
         self._saver, self._policy, self._stage, self._is_chief, self._clock = saver, policy, stage, is_chief, clock
         self.everyone: list[Any] = []
@@ -51,11 +53,12 @@ class Checkpoints(keras.callbacks.Callback):
         self._saved_at = clock()
 
     def get_state(self) -> dict[str, Any]:
-        """Nothing: what this callback knows is in the checkpoint already."""
-        return {}
+        """Returns the losses by which the next ones are judged; what else this callback knows is in the checkpoint already."""
+        return {"recent": [*self._divergence.recent]}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Nothing to put back."""
+        """Takes what `get_state` returned."""
+        self._divergence.recent.extend(state["recent"])
 
     def begin(self, body: Mapping[str, Any]) -> None:
         """Tells the place of the checkpoint that training goes on from."""
@@ -70,6 +73,10 @@ class Checkpoints(keras.callbacks.Callback):
     def hear(self, leave: bool) -> None:
         """A worker wished a checkpoint after the step that was just taken, or that all leave with one."""
         self._is_asked, self._is_leaving = True, leave
+
+    def judge(self, epoch: int, batch: int, loss: float | None) -> None:
+        """Looks at the loss of the step just taken. Collective where training has diverged: every worker calls this."""
+        self._divergence.judge(self._step + 1, epoch, batch, loss)
 
     def leave(self) -> NoReturn:
         """Commits what was saved and ends the attempt. Collective: every worker calls this."""
@@ -115,6 +122,7 @@ class Checkpoints(keras.callbacks.Callback):
         tensors, state = snapshot({"": self.model}, self.everyone, self._given)
         state["stopping"] = bool(self.model.stop_training)
         place = {"stage": self._stage, "step": self._step, "epoch": self._epoch, "batch": self._batch}
+        place["diverged"] = self._divergence.has_diverged
         body = {**place, "final": final, "metrics": metrics or {}, "identity": self.identity, "state": state}
         self._saver.save(tensors, body, in_full)
         self._is_asked, self._saved_at = False, self._clock()

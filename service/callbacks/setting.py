@@ -42,6 +42,7 @@ class Setting:
         self.validation: Callable[[], Any] = lambda: None
         self._views: dict[str, Views] = {}
         self._publishing: list[Callable[[], None]] = []
+        self._closing: list[Callable[[], None]] = []
 
     def say(self, sentence: str) -> None:
         """Shows a sentence, once for all workers."""
@@ -89,6 +90,10 @@ class Setting:
         """Has something done each time before a checkpoint is committed, in the thread that commits."""
         self._publishing.append(action)
 
+    def before_closing(self, action: Callable[[], None]) -> None:
+        """Has something done in the end, whether training came to its own or was left."""
+        self._closing.append(action)
+
     def publish(self) -> None:
         """Has written what the callbacks put until now, so that what a checkpoint tells of is there; at least tries."""
         for action in self._publishing:
@@ -108,6 +113,8 @@ class Setting:
         Raises:
             StorageError: naming all that could not be written.
         """
+        for action in self._closing:
+            action()
         problems = []
         for views in self._views.values():
             try:

@@ -77,6 +77,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
             store, folder = (setting.run, layout.logs(setting.stage, "").rstrip("/")) if setting.run else self._own(setting)
             self._events = Events(store, folder, setting.views(store.url))
             setting.before_publishing(self._events.publish)
+            setting.before_closing(self._open.close)  # training may be left in an error
 
     def _own(self, setting: Setting) -> tuple[Store, str]:
         folder, name = setting.place_of(self.log_dir, "TensorBoard")

@@ -10,7 +10,7 @@ from typing import Any
 from service.errors import Corrupt
 from service.storage import layout, receipts
 
-KINDS = ("opened", "checkpoint", "deleted", "stage", "finished")
+KINDS = ("opened", "checkpoint", "deleted", "diverged", "stage", "finished")
 MOST_BYTES = 64 * 2**20  # an entry is JSON about tensors, never the tensors
 
 _NONCE = re.compile(r"[0-9a-f]{32}")
@@ -24,7 +24,7 @@ class Entry:
     Attributes:
         number: the entry's place in the log, from 1.
         kind: "opened" (a new attempt has the run), "checkpoint", "deleted" (checkpoints
-            that no longer count), "stage" (one has its result) or "finished".
+            that no longer count), "diverged" (training has, see `detours`), "stage" (one has its result) or "finished".
         attempt: which attempt wrote it.
         nonce: which writer wrote it: drawn once for each, so that a writer knows its own.
         time: seconds since 1970 by the writer's clock; only to be shown.
@@ -33,7 +33,10 @@ class Entry:
         body: what happened, a JSON object. A checkpoint's has "stage", "step", "epoch",
             "shards" (see `receipts.check`), "state" (an object of the caller's) and perhaps
             "metrics" (numbers by name); a deletion's the "numbers" of checkpoints and the
-            "files" that go with them; a stage's the "stage" and its "result".
+            "files" that go with them; a divergence's its place ("stage", "epoch", "batch",
+            "step"), the "loss" there, "why" it counts, the checkpoint "back_to" which a run goes,
+            0 for the stage's beginning, the first and last batch that are "skipped", none where
+            it did not go, and whether the run "is_over"; a stage's the "stage" and its "result".
     """
 
     number: int
@@ -131,7 +134,7 @@ def _check_body(entry: Entry) -> None:
         raise ValueError("its body is no object")
     if entry.kind not in KINDS:
         raise ValueError(f"its kind is {entry.kind!r:.100}, and this version knows {', '.join(KINDS)}")
-    if entry.kind in ("checkpoint", "stage") and not receipts.is_whole(body.get("stage"), 1):
+    if entry.kind in ("checkpoint", "diverged", "stage") and not receipts.is_whole(body.get("stage"), 1):
         raise ValueError(f"its stage is {body.get('stage')!r:.100}")
     if entry.kind == "stage":
         if not isinstance(body.get("result"), dict):
@@ -148,9 +151,27 @@ def _check_body(entry: Entry) -> None:
         if not isinstance(metrics, dict) or not all(type(value) in (int, float) for value in metrics.values()):
             raise ValueError("its metrics are no numbers by name")
         receipts.check(body.get("shards"))
+    if entry.kind == "diverged":
+        _check_divergence(entry.number, body)
     if entry.kind == "deleted":
         numbers, files = body.get("numbers"), body.get("files")
         if not isinstance(numbers, list) or not all(receipts.is_whole(number, 1, entry.number - 1) for number in numbers):
             raise ValueError("the numbers it deletes are malformed")
         if not isinstance(files, list) or not all(isinstance(file, str) and layout.attempt_of(file) for file in files):
             raise ValueError("the files it deletes are malformed")
+
+
+def _check_divergence(number: int, body: dict[str, Any]) -> None:
+    if not all(receipts.is_whole(body.get(field)) for field in ("epoch", "batch", "step")):
+        raise ValueError("the place where training diverged is malformed")
+    if [type(body.get(field)) for field in ("loss", "why", "is_over")] != [float, str, bool]:
+        raise ValueError("what is wrong with the loss is malformed")
+    if not receipts.is_whole(body.get("back_to"), 0, number - 1):
+        raise ValueError(f"it goes back to {body.get('back_to')!r:.100}")
+    skipped = body.get("skipped")
+    if not isinstance(skipped, list) or len(skipped) not in (0, 2) or not all(map(_is_place, skipped)):
+        raise ValueError("the batches it leaves out are malformed")
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(receipts.is_whole, value))

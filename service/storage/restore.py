@@ -1,6 +1,7 @@
 """The newest checkpoint whose every byte is as it was committed."""
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 
@@ -25,19 +26,23 @@ class Restored:
     skipped: dict[int, str]
 
 
-def newest(log: CommitLog, stage: int | None = None, final: bool | None = None) -> Restored | None:
+def newest(
+    log: CommitLog, stage: int | None = None, final: bool | None = None, without: Collection[int] = ()
+) -> Restored | None:
     """Returns the newest whole checkpoint of a stage (or of any), or None where there is none.
 
     Args:
         log: the run's, refreshed.
         stage: which stage's; None takes any.
         final: True takes what a finished stage left, False what training goes on from, None either.
+        without: numbers of checkpoints that do not count, see `detours.left_behind`.
 
     Raises:
         Corrupt: when there are checkpoints, or may have been, and none is whole, naming what is wrong with each.
     """
     skipped = dict(log.damaged)
     checkpoints = [entry for entry in log.checkpoints(stage) if final is None or bool(entry.body.get("final")) == final]
+    checkpoints = [entry for entry in checkpoints if entry.number not in without]
     for entry in checkpoints:
         try:
             tensors = shards.read_tensors(log.store, entry.body["shards"])

@@ -8,7 +8,7 @@ from service import errors
 from service.cluster.consensus import Council, Mailbox
 from service.errors import Corrupt, ServiceError, StorageError, Superseded, WorkersDiffer
 from service.policies.keeping import KeepPolicy, Mark
-from service.storage import layout, receipts, retention, shards
+from service.storage import detours, layout, receipts, retention, shards
 from service.storage.commits import Writer
 from service.storage.store import Store
 from service.training.state import Snapshot
@@ -69,7 +69,10 @@ class Committer:
         try:
             share = snapshot.share(self._index, self._count)
             written = shards.write_shards(self._store, self._attempt, snapshot, share, self._previous)
-            return {"written": written, "sums": snapshot.checksums() if self._count > 1 else {}, "error": []}
+            sums = snapshot.checksums() if self._count > 1 else {}
+            # All workers hold the same, so the chief's word is enough.
+            is_finite = self._log is not None and snapshot.is_finite()
+            return {"written": written, "sums": sums, "finite": is_finite, "error": []}
         except Exception as error:
             return {"written": [], "sums": {}, "error": _told(error)}
 
@@ -83,7 +86,8 @@ class Committer:
             if differences := _differences(body, [report["sums"] for report in reports]):
                 raise WorkersDiffer(differences)
             self._publish()
-            log.append("checkpoint", {**body, "shards": receipts.merge([report["written"] for report in reports])})
+            written = receipts.merge([report["written"] for report in reports])
+            log.append("checkpoint", {**body, "finite": reports[0]["finite"], "shards": written})
             self.written_bytes = sum(r["size"] for report in reports for r in report["written"] if r["file"] in fresh)
         except Exception as error:
             self._loose |= fresh  # the entry may be in the log; the next append finds out
@@ -104,7 +108,7 @@ class Committer:
 
     def _tidy(self, log: Writer) -> None:
         """Removes what the policy keeps no longer, and what is left of saves and deletions that came to nothing."""
-        retention.delete(log, retention.surplus(log, self._keep.last, self._staying(log)))
+        retention.delete(log, retention.surplus(log, 1, self._staying(log)))
         if self._is_untidy:
             retention.sweep(log)
             self._is_untidy = False
@@ -113,13 +117,19 @@ class Committer:
             self._loose = set()
 
     def _staying(self, log: Writer) -> set[int]:
-        """Returns the checkpoints that stay: the policy's, each stage's last one, and what each stage left."""
-        saved = log.checkpoints()
-        newest: dict[tuple[int, bool], int] = {}
+        """Returns the checkpoints that stay: the policy's, each stage's last one, and what each stage left.
+
+        The policy chooses among those that training can go back to, so that none which holds NaN takes a good one's place.
+        """
+        saved = detours.counting(log)
+        newest: dict[tuple[int, bool, bool], int] = {}
         for entry in saved:
-            newest.setdefault((entry.body["stage"], bool(entry.body.get("final"))), entry.number)
-        marks = [Mark(entry.number, entry.body["step"], entry.body.get("metrics", {})) for entry in saved]
-        return self._keep.kept(marks) | set(newest.values())
+            key = (entry.body["stage"], bool(entry.body.get("final")), detours.is_finite(entry))
+            newest.setdefault(key, entry.number)
+        good = [entry for entry in saved if detours.is_finite(entry)]
+        marks = [Mark(entry.number, entry.body["step"], entry.body.get("metrics", {})) for entry in good]
+        before = {entry.body["back_to"] for entry in detours.diverged(log) if not detours.went_back(entry)}
+        return self._keep.kept(marks) | set(newest.values()) | before
 
 
 def _is_of_the_storage(error: BaseException) -> bool:

@@ -36,16 +36,22 @@ class Results:
     def __init__(self) -> None:
         self._names: list[str] = []
 
-    def packed(self, values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Returns the scalars as a vector, and the other values by name."""
+    def packed(self, values: dict[str, Any], loss: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Returns the scalars as a vector, behind them the batch's own loss if it is given, and the other values by name."""
         tensors = {name: tf.convert_to_tensor(value) for name, value in values.items()}
         scalars = {name: value for name, value in tensors.items() if value.shape.rank == 0}
         self._names = list(scalars)
-        vector = [tf.cast(value, keras.config.floatx()) for value in scalars.values()]
+        vector = [tf.cast(value, keras.config.floatx()) for value in (*scalars.values(), *(() if loss is None else (loss,)))]
         others = {name: value for name, value in tensors.items() if name not in scalars}
         return tf.stack(vector) if vector else tf.zeros([0], keras.config.floatx()), others
 
     def by_name(self, results: Any) -> dict[str, Any]:
         """Returns what was packed: floats, or arrays where a value is no scalar."""
+        return self.with_loss(results)[0]
+
+    def with_loss(self, results: Any) -> tuple[dict[str, Any], float | None]:
+        """Returns the same, and the batch's own loss where that was packed too."""
         numbers, others = results
-        return dict(zip(self._names, numbers.numpy().tolist(), strict=True)) | {k: v.numpy() for k, v in others.items()}
+        values = numbers.numpy().tolist()
+        named = dict(zip(self._names, values, strict=False)) | {k: v.numpy() for k, v in others.items()}
+        return named, values[-1] if len(values) > len(self._names) else None

@@ -1,5 +1,6 @@
 """The epochs and batches of a run, with Keras's moments in Keras's order."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,7 @@ def train(
         callbacks.on_epoch_begin(epoch)
         if first > 0:
             start.restore()
-        logs = _train_epoch(step, plan, callbacks, council, epoch, first, saving, recording)
+        logs = _train_epoch(step, plan, callbacks, council, start, epoch, first, saving, recording)
         logs.update({f"val_{name}": value for name, value in validate(epoch).items()})
         callbacks.on_epoch_end(epoch, logs)
         model.stop_training = council.any(bool(model.stop_training))
@@ -60,18 +61,23 @@ def _train_epoch(
     plan: Plan,
     callbacks: keras.callbacks.CallbackList,
     council: Council,
+    start: Start,
     epoch: int,
     first: int,
     saving: Saving | None,
     recording: Recording | None,
 ) -> dict[str, float]:
-    """Trains the epoch's batches from `first` on, and returns the metrics over all of them."""
+    """Trains the epoch's batches from `first` on, and returns the metrics over all of them; NaN where all are left out."""
     model = step.model
     logs: dict[str, float] = step.current() if first > 0 else {}
+    is_empty = False
     pace = Pace()
     if saving is not None:
         saving.pace = pace
     for number, batch in enumerate(pace.timed(plan.batches(step.group, epoch, first)), first):
+        if start.leaves_out(epoch, number):
+            is_empty = not logs
+            continue
         stop = bool(model.stop_training)
         if stop and not step.group.has_peers:
             break
@@ -86,14 +92,17 @@ def _train_epoch(
             break
         if saving is not None and (save or leave):
             saving.hear(leave)
-        logs = step.logs(results)
+        logs, loss = step.logs_and_loss(results)
+        if saving is not None:
+            saving.judge(epoch, number, loss)
+        is_empty = False
         pace.count(int(batch.numbers[2]))
         if recording is not None:
             recording.take(step, gradients, pace)
         callbacks.on_train_batch_end(number, logs)
         if saving is not None and leave:
             saving.leave()
-    return dict(logs)
+    return dict.fromkeys(step.current(), math.nan) if is_empty else dict(logs)
 
 
 @PULSE.looping

@@ -1,6 +1,7 @@
 """A model's own train_step, test_step or compute_metrics, on each replica's rows."""
 
 import functools
+import math
 from typing import Any
 
 import keras
@@ -37,6 +38,8 @@ class OwnStep(Step):
             self._ask = self._compiled(self._asked, [self.numbers])
             self.train = functools.partial(self._train_unless_stopped, self.train)
             self.train_telling = functools.partial(self._train_unless_stopped, self.train_telling)
+        if self.trains_itself:
+            self.logs_and_loss = self._logs_and_broken_loss
 
     def current(self) -> dict[str, Any]:
         """Returns the metrics as they stand; an author's step may leave compiled ones unbuilt."""
@@ -49,6 +52,12 @@ class OwnStep(Step):
         """Takes the training step as one device does, on a whole batch [B, ...]. No collective between workers."""
         signature = [self.inputs.signature, tf.TensorSpec([None], keras.config.floatx())]
         return self._compiled(self._alone, signature)(flat, weight_sums)
+
+    def _logs_and_broken_loss(self, results: Any) -> tuple[dict[str, Any], float | None]:
+        """Returns what an author's step gave, and what of its losses is not finite: they may be means over many batches."""
+        logs = self.logs(results)
+        losses = [value for name, value in logs.items() if name.endswith("loss") and isinstance(value, float)]
+        return logs, next((value for value in losses if not math.isfinite(value)), None)
 
     def _train(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         if not self.trains_itself:

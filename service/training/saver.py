@@ -32,6 +32,7 @@ class Saver:
     What a stage ends with is waited for; where it cannot be committed, an error says what is lost.
 
     Attributes:
+        log: the run's, on the chief; it is whole after `wait`.
         committed: the step of the stage's newest committed checkpoint, as far as this worker heard.
     """
 
@@ -54,7 +55,7 @@ class Saver:
             unwritten: names the run's other files that could not be written, for a message.
             gauges: hears, on the chief, of each commit.
         """
-        self._store, self._log, self._council, self._clock = store, log, council, clock
+        self._store, self.log, self._council, self._clock = store, log, council, clock
         self._unwritten, self._gauges = unwritten, gauges
         self._committer = Committer(store, log, attempt, council, keep, publish)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
@@ -136,8 +137,8 @@ class Saver:
     def append(self, kind: str, body: dict[str, Any]) -> None:
         """Commits an entry that is no checkpoint, after what was saved before it; on the chief."""
         self.wait()
-        if self._log is not None:
-            self._log.append(kind, body)
+        if self.log is not None:
+            self.log.append(kind, body)
 
     def _are_all_free(self, step: int, in_full: bool) -> bool:
         """Whether no worker is saving any more; waits for that in full, or until the save is as old as it may be."""
@@ -147,7 +148,7 @@ class Saver:
         is_busy = not self._is_done_in(self._begun + PATIENCE_SECONDS - self._clock())
         if not is_busy:
             self.wait()
-            is_busy = self._log is not None and self._clock() < self._not_before
+            is_busy = self.log is not None and self._clock() < self._not_before
         busy = np.flatnonzero(self._council.gather(np.array([int(is_busy)])))
         if not busy.size or self._problem:
             return not busy.size
@@ -176,7 +177,7 @@ class Saver:
         self._problem = self._committer.save(snapshot, body)
         if not self._problem:
             self.committed = body["step"]
-            if self._gauges is not None and self._log is not None:
+            if self._gauges is not None and self.log is not None:
                 self._gauges.committed(self.committed, self._clock() - self._begun, self._committer.written_bytes)
             if self._is_alarmed:
                 self._is_alarmed = False
@@ -205,7 +206,7 @@ class Saver:
             )
 
     def _say(self, sentence: str) -> None:
-        if self._log is not None:
+        if self.log is not None:
             print(sentence, flush=True)
 
     def _give_up(self) -> NoReturn:

@@ -64,6 +64,10 @@ class Snapshot(Mapping[str, np.ndarray]):
         """Returns of each tensor that all workers hold alike a number for its content: the sum of its 8-byte words."""
         return {name: _checksum(self[name]) for name in self._held if not _is_own(name)}
 
+    def is_finite(self) -> bool:
+        """Whether all numbers of the models and their optimizers are; a metric may rightly be infinite."""
+        return all(_is_finite(self[name]) for name in self._held if not _is_own(name) and not name.startswith("metrics/"))
+
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Returns of each tensor how many elements it has and the bytes of one."""
@@ -186,6 +190,14 @@ def _checksum(tensor: np.ndarray) -> int:
     content = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
     words = len(content) // 8 * 8
     return (int(content[:words].view(np.uint64).sum()) + int.from_bytes(content[words:].tobytes(), "little")) % 2**64
+
+
+def _is_finite(tensor: np.ndarray) -> bool:
+    if "float" not in tensor.dtype.name:  # as bfloat16's kind does not tell
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Whatever is not finite makes the sum so, and a sum makes no array of its own.
+        return bool(np.isfinite(tensor.sum())) or bool(np.isfinite(tensor).all())
 
 
 def _is_own(name: str) -> bool:

@@ -25,6 +25,7 @@ class Step:
         predict: gives the outputs of the whole batch.
         inputs: how the data are nested.
         logs: the values that `train` gave, by name.
+        logs_and_loss: these, and the loss of this one batch, the same bits on every worker; None where it is not known.
         test_logs: those that `test` gave; a test_step of the author's own has names of its own.
         assumptions: what the loss was taken for without knowing, see `training.first_step`.
         is_checked: whether that was compared with one device's loss.
@@ -37,7 +38,7 @@ class Step:
     def __init__(self, model: Any, group: Group, like: Any) -> None:
         self.model, self.group = model, group
         self.inputs, self.results = Inputs(like), Results()
-        self.logs = self.results.by_name
+        self.logs, self.logs_and_loss = self.results.by_name, self.results.with_loss
         self.tested = Results()
         self.test_logs = self.tested.by_name
         self._updates: list[metrics.Update] = []
@@ -79,7 +80,7 @@ class Step:
             metrics.finish(self.model, numbers[2], loss, outputs, self._updates, sums)
 
         self._unless_stopped(control, finish, take_back)
-        return self.results.packed(self.model.get_metrics_result()), control, loss
+        return self.results.packed(self.model.get_metrics_result(), loss), control, loss
 
     def _train_replica(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         (x, y, sample_weight), replica = self._replica(flat, numbers, weight_sums)

@@ -28,6 +28,12 @@ class Saving(Wishes, Protocol):
 
     pace: Pace
 
+    def judge(self, epoch: int, batch: int, loss: float | None) -> None:
+        """Looks at the global batch's loss in the step just taken, before any callback does; None where it is not known.
+
+        Collective where training has diverged: every worker calls this.
+        """
+
     def leave(self) -> NoReturn:
         """Commits what was saved and ends the attempt. Collective: every worker calls this."""
 

@@ -49,6 +49,10 @@ def test_an_entry_in_anothers_place_is_found():
 
 
 CHECKPOINT = {"stage": 1, "step": 0, "epoch": 0, "shards": [], "state": {}}
+DIVERGENCE = {
+    **{"stage": 1, "step": 3, "epoch": 0, "batch": 2, "loss": math.nan, "why": "its loss is nan"},
+    **{"back_to": 6, "skipped": [[0, 1], [0, 2]], "is_over": False},
+}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,12 @@ CHECKPOINT = {"stage": 1, "step": 0, "epoch": 0, "shards": [], "state": {}}
     + [{"kind": "checkpoint", "body": {**CHECKPOINT, "shards": [{"file": "../../etc/passwd"}]}}]
     + [{"kind": "deleted", "body": {"numbers": numbers, "files": []}} for numbers in ([7], [8], [0], ["1"], 1, None, [2**80])]
     + [{"kind": "deleted", "body": {"numbers": [], "files": files}} for files in (["../x"], ["run.json"], [3], "x", None)]
+    + [{"kind": "diverged", "body": {**DIVERGENCE, field: value}} for field in DIVERGENCE for value in (["x"], None, -1, 2**80)]
+    + [{"kind": "diverged", "body": {**DIVERGENCE, "back_to": number}} for number in (7, 8, True)]
+    + [
+        {"kind": "diverged", "body": {**DIVERGENCE, "skipped": places}}
+        for places in ([[0, 1]], [[0], [0, 2]], [[0, -1], [0, 2]])
+    ]
     + [{"kind": "stage", "body": body} for body in ({"stage": 1}, {"stage": 0, "result": {}}, {"stage": 1, "result": []})]
     + [{"extra": 1}],
     ids=str,
@@ -73,6 +83,12 @@ CHECKPOINT = {"stage": 1, "step": 0, "epoch": 0, "shards": [], "state": {}}
 def test_a_hostile_entry_with_a_true_checksum_is_refused(changes):
     with pytest.raises(Corrupt, match="is damaged"):
         entries.decode(7, forged(**changes))
+
+
+def test_a_divergence_comes_back_as_it_was():
+    for changes in ({}, {"back_to": 0}, {"skipped": [], "is_over": True}, {"loss": 3.5}):
+        body = {**DIVERGENCE, **changes}
+        assert repr(entries.decode(7, forged(kind="diverged", body=body)).body) == repr(dict(sorted(body.items())))
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{}", b"[" * 100_000, b"9" * 10_000, b"\xff\xfe", b'{"a":1e999}'])
