@@ -21,14 +21,15 @@ from service.cluster import strategy as strategies
 from service.cluster.consensus import Council
 from service.cluster.metrics import Gauges
 from service.cluster.notice import Notice
+from service.earlier import Earlier, take_over
 from service.errors import Corrupt, JobFailed, RunInvalid, ServiceError, StartAgain, StorageError, Superseded
 from service.policies.keeping import policy_of
 from service.policies.saving import SavePolicy
 from service.run import Run
-from service.storage import detours, layout, restore
+from service.storage import layout
 from service.storage.commits import CommitLog
 from service.storage.store import Store
-from service.training import believed, models
+from service.training import models
 from service.training.saver import Saver
 from service.training.start import Start
 from service.training.state import history_of, restore_callbacks, restore_models, snapshot
@@ -62,8 +63,9 @@ class Attempt:
         self._is_chief = self.council.index == 0
         name = self.council.chief(uuid.uuid4().hex[:12])
         log = CommitLog.open(store, name, {"workers": self.council.count}) if self._is_chief else None
-        self._opened = self.council.chief(log.last if log else 0)
-        self._check_storage(self._opened)
+        opened = self.council.chief(log.last if log else 0)
+        self._check_storage(opened)
+        self._earlier = Earlier(store, self.council, opened)
         keep = policy_of(run.keep, run.keep_best, run.keep_every_steps)
         self._saver = Saver(store, log, name, self.council, keep, self._publish, self._unwritten, gauges)
         if gauges is not None and log is not None:
@@ -187,10 +189,10 @@ class Attempt:
             )
         self._stages += 1
         number = self._stages
-        _, found = self._newest(number, total, any_kind=True)
+        _, found = self._earlier.newest(number, total, any_kind=True)
         identity = {"kind": "steps"}
         if found is not None:
-            self._check_identity(number, found.entry.body["identity"], identity)
+            self._earlier.check_identity(number, found.entry.body["identity"], identity)
             restore_models(trained, found.entry.body["state"], found.tensors)
             restore_callbacks([], found.entry.body["state"], found.tensors)
         self._saver.committed = 0 if found is None else found.entry.body["step"]
@@ -215,27 +217,6 @@ class Attempt:
         self.store.write(layout.model_json(number, name), json.dumps(models.describe(model), indent=1).encode())
         self.store.write(layout.model(number, name), models.to_bytes(model))
 
-    def _newest(self, number: int, end: int, any_kind: bool = False) -> tuple[bool, restore.Restored | None]:
-        """Returns whether an earlier attempt trained all of the stage, and the checkpoint to take up, the same on all workers.
-
-        `end` is the last epoch, or step, that is asked for now. A hand-written loop leaves what it
-        would go on with, so its checkpoints are of one kind.
-        """
-        log = CommitLog(self.store, known=self._opened)
-        log.refresh()
-        result = log.results().get(number) if self._is_chief else None
-        is_over = self.council.chief(result is not None and (result.get("stopped") or result.get("epochs", 0) >= end))
-        kind, without = None if any_kind else is_over, detours.left_behind(log)
-        found = restore.newest(log, number, kind, without) if self._is_chief else None
-        place = self.council.chief(None if found is None else found.entry.number)
-        if place is not None and found is None:
-            found = restore.one(log, place)
-        if found is not None:
-            believed.check(found)
-        for entry, problem in (found.skipped if found else {}).items():
-            print(f"Checkpoint {entry} was skipped: {problem}", flush=True)
-        return is_over, found
-
     def _start(
         self,
         number: int,
@@ -250,7 +231,10 @@ class Attempt:
         checkpoints.watch(stateful)
         checkpoints.identity = identity
         self._epochs = epochs
-        given.leaves_out, (is_over, found) = self._left_out(number), self._newest(number, epochs)
+        given.leaves_out, (is_over, found) = (
+            self._earlier.left_out(number, self._saver.log),
+            self._earlier.newest(number, epochs),
+        )
         if found is None:
             self._say_what_loading_will_lack(model)
             for callback in stateful:
@@ -260,7 +244,7 @@ class Attempt:
         if self._setting is not None:
             self._setting.is_resuming = not is_over
         body, tensors = found.entry.body, found.tensors
-        self._check_identity(number, body["identity"], identity)
+        self._earlier.check_identity(number, body["identity"], identity)
         restore_models({"": model}, body["state"], tensors)
         checkpoints.begin(body)
         begun = Start(
@@ -272,13 +256,8 @@ class Attempt:
             restore=lambda: restore_callbacks(stateful, body["state"], tensors),
         )
         if is_over:
-            self._take_over(model, stateful, begun)
+            take_over(model, stateful, begun)
         return begun
-
-    def _left_out(self, number: int) -> Callable[[int, int], bool]:
-        """Returns what tells of an epoch and a batch whether the stage leaves it out. Collective: every worker calls this."""
-        ranges = self.council.chief(detours.skipped(self._saver.log, number) if self._saver.log is not None else None)
-        return lambda epoch, batch: any(first <= [epoch, batch] <= last for first, last in ranges)
 
     def _say_what_loading_will_lack(self, model: Any) -> None:
         if self._is_chief and (lacks := models.missing(model)):
@@ -287,24 +266,6 @@ class Attempt:
                 "and keeps the weights.",
                 flush=True,
             )
-
-    def _check_identity(self, number: int, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        changed = [name for name, value in now.items() if name in then and then[name] != value]
-        if changed:
-            raise RunInvalid(
-                f"Stage {number} of the run {self.store.url} was begun with other {' and '.join(changed)}: "
-                + "; ".join(f"{name} was {then[name]!r}, now {now[name]!r}" for name in changed)
-                + ". Give what it was begun with to go on, or another name to begin a new run."
-            )
-
-    def _take_over(self, model: Any, stateful: list[Any], begun: Start) -> None:
-        """Leaves the model and the callbacks as `fit` left them in the attempt that trained the stage."""
-        for callback in stateful:
-            callback.set_model(model)
-        model.history = next(callback for callback in stateful if isinstance(callback, keras.callbacks.History))
-        model.history.on_train_begin()
-        begun.restore()
-        model.stop_training = begun.is_stopped
 
 
 def _of_the_author(error: BaseException) -> str:

@@ -16,7 +16,7 @@ FLOORS = [
     "data exact",
     "training keras2 board",
     "callbacks checks",
-    "given moments",
+    "given moments earlier",
     "ready",
     "methods",
     "attempt",
