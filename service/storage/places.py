@@ -74,7 +74,7 @@ class Folder:
     def append(self, path: str, begin: int, data: bytes) -> None:
         target = self._at(path)
         _make_folder(os.path.dirname(target))
-        with open(target, "ab", buffering=0) as file:
+        with open(target, "ab", buffering=0, opener=_through_no_link) as file:
             file.truncate(begin)
             try:
                 # A full disk takes a part of it, and says so with the next one.
@@ -245,6 +245,10 @@ def _defaults(scheme: str) -> dict[str, Any]:
     if scheme in ("s3", "s3a"):
         return {"use_listings_cache": False, "config_kwargs": _s3_config(scheme)}
     return {"use_listings_cache": False}
+
+
+def _through_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
 
 
 def _not_plain(path: str, about: os.stat_result) -> OSError:

@@ -1,13 +1,14 @@
 """Random lives of a run: the last, the best and the pinned checkpoints stay, and there is always one to go on from."""
 
+import itertools
 import math
 import time
-import types
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.cluster.consensus import Council
 from service.errors import Corrupt, StorageError, Superseded
 from service.policies.keeping import KeepPolicy
 from service.storage import layout, receipts, restore, retention, shards
@@ -18,7 +19,6 @@ from service.training.saver import Saver
 from service.training.state import Snapshot
 from tests.storage.faults import PATIENT, Died, Faulty, Stale, faulty_store, same, tensors_at
 
-COUNCIL = types.SimpleNamespace(index=0, count=1)
 VALUES = (0.0, 1.0, 1.0, 2.0, -1.0, math.nan, math.inf, -math.inf, None)  # None: the metric is not there
 POLICIES = st.builds(
     KeepPolicy,
@@ -86,7 +86,8 @@ class Life:
 
     def restart(self):
         log = CommitLog.open(self.store(), f"a{len(self.attempts)}")
-        self.attempts.append((log, Saver(log.store, log, log.attempt, COUNCIL, self.policy)))
+        hours = itertools.count(0.0, 3600.0)  # between two saves: each is tried, whatever became of the one before
+        self.attempts.append((log, Saver(log.store, log, log.attempt, Council(), self.policy, clock=hours.__next__)))
         self.begun = None
 
     def do(self, action, value):
@@ -158,17 +159,17 @@ class Life:
         """Acts on a storage that fails; a dead attempt is followed by a new one, any other goes on."""
         log, saver = self.attempts[-1]
         mine, log.store = log.store, store
-        saver._store = store
+        saver._committer._store = store
         COUNTS["faults"] += 1
         try:
             action()
         except Died:
             COUNTS["deaths"] += 1
-            log.store = saver._store = mine
+            log.store = saver._committer._store = mine
             self.restart()
         except StorageError as error:
             assert not isinstance(error, Superseded)
-        log.store = saver._store = mine
+        log.store = saver._committer._store = mine
 
     def check(self):
         """Raises unless all that must stay is there, as a new reader finds it."""
