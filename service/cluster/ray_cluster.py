@@ -1,14 +1,18 @@
 """The Ray cluster that is there, or one of this machine, and whether the workers fit."""
 
+import contextlib
 import logging
 import os
 import pathlib
+import secrets
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from service.cluster import loopback
 from service.errors import ClusterTooSmall, EnvironmentUnfit
 from service.run import Run
 
@@ -53,9 +57,15 @@ def joined(run: Run) -> Iterator[None]:
                     "(RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH), or set RAY_ADDRESS=local to start one on this machine."
                 ) from error
         else:
-            ray.init(
-                address="local", num_cpus=os.cpu_count(), log_to_driver=False, logging_level="ERROR", configure_logging=False
-            )
+            _make_token()
+            with loopback.around_ray():
+                ray.init(
+                    address="local",
+                    num_cpus=os.cpu_count(),
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    configure_logging=False,
+                )
         is_ours = True
     try:
         if not _can_grow():
@@ -64,6 +74,20 @@ def joined(run: Run) -> Iterator[None]:
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def _make_token() -> None:
+    """Makes the token of this user's clusters where there is none; the file that Ray would make, everyone may read."""
+    folder = pathlib.Path.home() / ".ray"
+    token = folder / "auth_token"
+    if token.exists() or os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        return
+    with contextlib.suppress(OSError):  # another driver was first, or Ray will say what is wrong with the folder
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder) as file:  # its user's alone
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.link(file.name, token)
 
 
 def check_machine(run: Run) -> None:
@@ -90,11 +114,17 @@ def by_value(job: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _address() -> str | None:
-    """Returns the address of the cluster to join: RAY_ADDRESS, or what `ray start` left on this machine if it still answers."""
+    """Returns the address of the cluster to join: RAY_ADDRESS, or what `ray start` left on this machine if it still answers.
+
+    Every user can write to /tmp: what another one left there would get this one's token.
+    """
     if os.environ.get("RAY_ADDRESS"):
         return None if os.environ["RAY_ADDRESS"] == "local" else os.environ["RAY_ADDRESS"]
     try:
-        address = pathlib.Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text().strip()
+        left = pathlib.Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+        if left.stat().st_uid not in (0, os.geteuid()):
+            return None
+        address = left.read_text().strip()
         host, _, port = address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=1):
             return address

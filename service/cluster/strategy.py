@@ -10,6 +10,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.eager import context
 
+from service.cluster import loopback
+
 HEARTBEAT_SECONDS = 30  # TensorFlow's own would be 10, as long as a step may take
 
 
@@ -57,6 +59,7 @@ def connect(devices: int = 1, timeout_seconds: float | None = None) -> tf.distri
         if worker_count() > 1:
             with _patient_heartbeat():
                 _connected.append(PlainStrategy(communication_options=options))
+            _keep_to_this_machine()
         elif devices > 1:
             _connected.append(tf.distribute.MirroredStrategy(_local_devices(devices)))
         else:
@@ -74,6 +77,14 @@ def _patient_heartbeat() -> Iterator[None]:
         yield
     finally:
         del runtime.configure_coordination_service
+
+
+def _keep_to_this_machine() -> None:
+    """Closes this worker's port to other machines where no worker is on one."""
+    config = json.loads(os.environ["TF_CONFIG"])
+    addresses = [address.rpartition(":") for address in config["cluster"]["worker"]]
+    if all(host in ("127.0.0.1", "localhost") for host, _, _ in addresses):
+        loopback.keep(int(addresses[config["task"]["index"]][2]))
 
 
 def connected() -> tf.distribute.Strategy | None:
