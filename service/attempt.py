@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from service import methods
+from service import methods, secrecy
 from service.callbacks.checkpoint import Checkpoints
 from service.callbacks.divergence import Divergence
 from service.callbacks.history import HistoryFiles
@@ -161,7 +161,9 @@ class Attempt:
         except Exception as error:
             if strategies.is_lost_peer(error):
                 raise
-            raise JobFailed(f"The job raised on worker {self.council.index}:\n\n{_of_the_author(error)}") from error
+            text = f"The job raised on worker {self.council.index}:\n\n{_of_the_author(error)}"
+            shown = secrecy.redacted(text, secrecy.of_environment())
+            raise JobFailed(shown) from (error if shown == text else None)  # a traceback shows causes
 
     def abandon(self) -> None:
         """Lets what is being saved be committed, after which this attempt does nothing more; another may follow here."""

@@ -19,6 +19,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn, Union
 
+from service import secrecy
 from service.errors import RunInterrupted, RunInvalid, ServiceError, did_you_mean
 from service.run import Run
 
@@ -93,7 +94,9 @@ def _parse(job: Callable[..., Any], options: type, name: str, argv: Sequence[str
             from service import record
 
             values["name"] = record.free_name(values["storage"], values["name"])
-        return _construct(Run, values), _construct(options, values), values["dry_run"]
+        chosen = _construct(options, values)
+        secrecy.check_options(dataclasses.asdict(chosen))
+        return _construct(Run, values), chosen, values["dry_run"]
     except ValueError as error:
         parser.error(str(error))
 
@@ -119,6 +122,7 @@ class _Parser(argparse.ArgumentParser):
             required = default is dataclasses.MISSING
             settings = _settings(f"{cls.__name__}.{field.name}", hints[field.name])
             if not required:
+                secrecy.check_options({field.name: default})  # the help would show it
                 settings["default"] = default
             try:
                 action = group.add_argument(_flag(field.name), required=required, **settings)

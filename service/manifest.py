@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from service import secrecy
 from service.errors import EnvironmentUnfit, RunInvalid, did_you_mean
 from service.kubernetes import documents, rules, security
 from service.kubernetes.documents import GPU, TPU, TPU_TOPOLOGY, Document
@@ -224,7 +225,7 @@ def _variables(request: Request) -> list[dict[str, Any]]:
         name, is_given, value = word.partition("=")
         if not is_given or not _VARIABLE.fullmatch(name):
             raise RunInvalid(f"--env {word}: expected NAME=VALUE.")
-        if security.looks_secret(name):
+        if secrecy.looks_secret(name):
             raise RunInvalid(
                 f"--env {name}=...: its name says that it is a secret, and a manifest is no place for one. Make a Secret "
                 f"(kubectl -n samestep create secret generic NAME --from-file=KEY=FILE) and give --secret-env {name}=NAME:KEY."

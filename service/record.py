@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from service import environment
+from service import environment, secrecy
 from service.errors import Corrupt, OptionUnknown, RunInvalid, StorageError
 from service.run import Run
 from service.storage import documents, layout
@@ -42,7 +42,7 @@ def begin(store: Store, run: Run, reference: str | None, options: Mapping[str, A
         **asked,
         "versions": environment.versions(),
         "git_commit": _git_commit(),
-        "command": sys.argv,
+        "command": secrecy.redacted_words(sys.argv),
         "source": {"sha256": hashlib.sha256(source.encode()).hexdigest(), "text": source},
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -114,8 +114,9 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options as their record will give them back: a tuple becomes a list.
 
     Raises:
-        OptionUnknown: an option that JSON cannot hold, or would give back as something else.
+        OptionUnknown: an option that JSON cannot hold, or would give back as something else, or that is a secret.
     """
+    secrecy.check_options(options)
     return {name: _plain(name, value) for name, value in options.items()}
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
+from service import secrecy
 from service.errors import OptionUnknown, RunInvalid, did_you_mean
 
 ACCELERATORS = ("cpu", "gpu", "tpu")
@@ -79,6 +80,7 @@ class Run:
         _check_workers(self.workers)
         if not isinstance(self.storage, str) or not self.storage:
             raise RunInvalid(f"Run(storage={self.storage!r}): expected a folder or a URL, such as runs or gs://bucket/runs.")
+        secrecy.check_url(self.storage)
         if self.storage.startswith("memory://") and self.workers != 0:
             raise RunInvalid(
                 f"Run(storage={self.storage!r}, workers={self.workers!r}): memory:// is seen by one process only. "

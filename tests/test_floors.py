@@ -11,6 +11,7 @@ README = SERVICE.parent / "README.md"
 # A room is a file or a folder right under service/. Each imports only from floors below its own, or from itself.
 FLOORS = [
     "errors",
+    "secrecy",
     "run environment policies kubernetes",
     "storage cluster",
     "data exact",

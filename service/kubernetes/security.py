@@ -1,13 +1,9 @@
 """What keeps a manifest closed: tokens, policies, identities, and pods that may do no more than they must."""
 
-import re
 from collections.abc import Iterator
 
+from service import secrecy
 from service.kubernetes.documents import COMPONENT, PART_OF, TPU, Document, Pod, limits, pods, ray_cluster, title
-
-_SECRET = re.compile(
-    r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?|PRIVATE_?KEY|(API|ACCESS|AUTH)_?KEYS?)(_|$)", re.IGNORECASE
-)
 
 
 def problems(documents: list[Document]) -> list[str]:
@@ -22,11 +18,6 @@ def problems(documents: list[Document]) -> list[str]:
             for container in pod.containers:
                 found += (f"{pod.where}, {container.get('name')}: {text}" for text in _of_containers(container))
     return found
-
-
-def looks_secret(variable: str) -> bool:
-    """Whether an environment variable's name says that its value is a secret."""
-    return _SECRET.search(variable) is not None
 
 
 def _of_the_whole(documents: list[Document]) -> Iterator[str]:
@@ -114,5 +105,5 @@ def _of_containers(container: Document) -> Iterator[str]:
     if "@sha256" not in image and (not image or "/" in tag or tag == "latest"):
         yield f"image {container.get('image')} needs a tag that stays what it is."
     for variable in container.get("env", []):
-        if looks_secret(variable["name"]) and "value" in variable:
+        if secrecy.looks_secret(variable["name"]) and "value" in variable:
             yield f"{variable['name']} looks like a secret, and its value stands here; give it by secretKeyRef."

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from service import secrecy
 from service.errors import Corrupt, StorageAway, StorageError
 from service.storage import layout, places, retries, urls
 from service.storage.places import Buffer
@@ -182,7 +183,7 @@ class Store:
 
         def text(error: BaseException | None) -> str:
             cause = " ".join(f"{type(error).__name__}: {error}".split())  # a server's page becomes one line
-            return f'Could not {_VERBS.get(action, action)} "{args[0]}" in {self.url}: {cause}'
+            return f'Could not {_VERBS.get(action, action)} "{args[0]}" in {self.url}: {self._shown(cause)}'
 
         def tell(error: BaseException | None) -> None:
             self._troubles[me] = text(error)
@@ -192,9 +193,14 @@ class Store:
         except (FileNotFoundError, FileExistsError, StorageError):
             raise
         except Exception as error:
-            raise (StorageAway if retries.is_transient(error) else StorageError)(text(error)) from error
+            kind = StorageAway if retries.is_transient(error) else StorageError
+            # A traceback shows causes.
+            raise kind(text(error)) from (error if self._shown(str(error)) == str(error) else None)
         finally:
             self._troubles.pop(me, None)
+
+    def _shown(self, text: str) -> str:
+        return secrecy.redacted(text, secrecy.known_in(self._options) | secrecy.of_environment())
 
     def _here(self) -> places.Place:
         if self._place is None or self._process != os.getpid():

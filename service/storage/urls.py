@@ -6,6 +6,7 @@ import re
 
 from fsspec.registry import available_protocols, known_implementations, registry
 
+from service import secrecy
 from service.errors import RunInvalid, StorageError, did_you_mean
 
 # Schemes with a create that exactly one of many callers wins. Elsewhere fsspec asks
@@ -34,6 +35,7 @@ def normal(url: str) -> str:
     """Returns the URL without a trailing slash; a plain path becomes absolute."""
     if not isinstance(url, str) or not url:
         raise RunInvalid(f"storage={url!r}: expected a folder or a URL, such as runs or gs://bucket/runs.")
+    secrecy.check_url(url)
     return folder_of(url) if is_folder(url) else url.rstrip("/")
 
 

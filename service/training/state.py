@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from service import secrecy
 from service.errors import ModelInvalid
 from service.exact import keras_seams
 from service.storage import pieces
@@ -164,10 +165,11 @@ def restore_callbacks(callbacks: list[Any], state: dict[str, Any], tensors: Mapp
 
 
 def callback_state(callback: Any) -> dict[str, Any]:
-    """Returns what a callback knows: its get_state() if it has one, else its plain attributes."""
+    """Returns what a callback knows: its get_state() if it has one, else its plain attributes but secrets."""
     if hasattr(callback, "get_state"):
         return callback.get_state()
-    return {name: value for name, value in vars(callback).items() if name not in _NOT_STATE and plain.is_plain(value)}
+    known = {name: value for name, value in vars(callback).items() if name not in _NOT_STATE and plain.is_plain(value)}
+    return {name: value for name, value in known.items() if not any(secrecy.found_in(name, value))}
 
 
 def set_callback_state(callback: Any, state: dict[str, Any]) -> None:
