@@ -4,10 +4,12 @@
     python -m service show gs://bucket/runs/vae-1 --json
     python -m service verify runs/vae-1
     python -m service logs runs/vae-1 --worker 1 --follow
+    python -m service doctor --storage gs://bucket/runs --address http://127.0.0.1:8265
     python -m service manifest jobs.digits_vae --overlay gpu --workers 8 --name vae-1 | kubectl apply -f -
 
 What is read is only the run's storage: neither TensorFlow, Keras nor Ray is imported,
-so that a laptop can look into the run of a cluster. (manifest asks the job's own command what its options mean.)
+so that a laptop can look into the run of a cluster. (manifest asks the job's own command what its options mean, and doctor
+asks TensorFlow for its devices, each in a process of its own.)
 """
 
 import argparse
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from service import secrecy
 from service.errors import RunInvalid, ServiceError, did_you_mean
 
 
@@ -26,7 +29,7 @@ class _Command(NamedTuple):
     """One subcommand.
 
     Attributes:
-        word: what its one argument stands for.
+        word: what its one argument stands for; empty where it takes none.
         expected: what to write for it.
         does: the line of the help.
         run: carries it out, by the options and a clock, and returns the exit code.
@@ -38,7 +41,7 @@ class _Command(NamedTuple):
     expected: str
     does: str
     run: Callable[[str, argparse.Namespace, Callable[[], float]], int]
-    options: dict[str, dict[str, Any]] = {"--json": {"action": "store_true", "help": "print JSON for other programs"}}
+    options: dict[str, dict[str, Any]]
     rest: str | None = None
 
 
@@ -122,13 +125,29 @@ def _manifest(job: str, options: argparse.Namespace, clock: Callable[[], float])
     return 0
 
 
+def _doctor(_: str, options: argparse.Namespace, clock: Callable[[], float]) -> int:
+    from service import cli_doctor, cli_text
+
+    found = []
+    for check in cli_doctor.checks(options.storage, options.address, not options.no_devices):
+        found.append(check)
+        if not options.json:
+            print(cli_text.looked_at(check), flush=True)  # each as it is known: some take seconds
+    if options.json:
+        _print_json({"well": cli_doctor.is_well(found), "checks": found})
+    return 0 if cli_doctor.is_well(found) else 1
+
+
 _A_RUN = "a run's folder, such as runs/vae-1 or gs://bucket/runs/vae-1"
+_JSON: dict[str, dict[str, Any]] = {"--json": {"action": "store_true", "help": "print JSON for other programs"}}
 _COMMANDS = {
     "runs": _Command(
-        "URL", "a storage, such as runs or gs://bucket/runs", "the runs under a storage's URL, one line each", _runs
+        "URL", "a storage, such as runs or gs://bucket/runs", "the runs under a storage's URL, one line each", _runs, _JSON
     ),
-    "show": _Command("RUN", _A_RUN, "one run: its record, attempts, checkpoints, stages and result", _show),
-    "verify": _Command("RUN", _A_RUN, "reads every byte of a run back; exits with 1 if anything is wrong with it", _verify),
+    "show": _Command("RUN", _A_RUN, "one run: its record, attempts, checkpoints, stages and result", _show, _JSON),
+    "verify": _Command(
+        "RUN", _A_RUN, "reads every byte of a run back; exits with 1 if anything is wrong with it", _verify, _JSON
+    ),
     "logs": _Command(
         "RUN",
         _A_RUN,
@@ -137,6 +156,21 @@ _COMMANDS = {
         {
             "--worker": {"type": int, "metavar": "N", "help": "of worker N alone"},
             "--follow": {"action": "store_true", "help": "go on with what is printed from now on, until Ctrl-C"},
+        },
+    ),
+    "doctor": _Command(
+        "",
+        "",
+        "what is installed, and whether storage and cluster are as they must be; exits with 1 if not",
+        _doctor,
+        {
+            "--storage": {"metavar": "URL", "help": "writes, lists and deletes a file there"},
+            "--address": {
+                "metavar": "URL",
+                "help": "the cluster's, such as http://127.0.0.1:8265 (default: the one a run joins)",
+            },
+            "--no-devices": {"action": "store_true", "help": "do not start TensorFlow to see its devices"},
+            **_JSON,
         },
     ),
     "manifest": _Command(
@@ -189,12 +223,12 @@ def _parse_rest(name: str, words: list[str]) -> tuple[str, argparse.Namespace]:
     command = _COMMANDS[name]
     parser = _Parser(prog=f"{_program()} {name}", description=f"{name}: {command.does}.", allow_abbrev=False)
     shown = (f"[{option}{' ' + how['metavar'] if 'metavar' in how else ''}]" for option, how in command.options.items())
-    parser.usage = f"%(prog)s {command.word} {' '.join(shown)}" + (" [-- OPTIONS]" if command.rest else "")
+    parser.usage = " ".join(filter(None, ["%(prog)s", command.word, *shown])) + (" [-- OPTIONS]" if command.rest else "")
     parser.epilog = f"Behind --: {command.rest}." if command.rest else None
     at = words.index("--") if command.rest and "--" in words else len(words)
     words, rest = words[:at], words[at + 1 :]
     # Any number is taken here, so that the message below can say what was given.
-    parser.add_argument("words", nargs="*", metavar=command.word, help=command.expected)
+    parser.add_argument("words", nargs="*", metavar=command.word, help=command.expected or argparse.SUPPRESS)
     for option, how in command.options.items():
         parser.add_argument(option, **how)
     parsed, unknown = parser.parse_known_args(words)
@@ -203,11 +237,13 @@ def _parse_rest(name: str, words: list[str]) -> tuple[str, argparse.Namespace]:
             option = word.partition("=")[0]
             parser.error(f'there is no option "{option}". {did_you_mean(option, parser._option_string_actions)}')
     given = [*parsed.words, *unknown]
-    if len(given) != 1:
-        what = f"given {' '.join(given)}" if given else "none was given"
+    if not command.word and given:
+        parser.error(f"expected options only; given {' '.join(secrecy.redacted_words(given))}.")
+    if command.word and len(given) != 1:
+        what = f"given {' '.join(secrecy.redacted_words(given))}" if given else "none was given"
         parser.error(f"expected one {command.word}, {command.expected}; {what}.")
     parsed.rest = rest
-    return given[0], parsed
+    return "".join(given), parsed
 
 
 def _program() -> str:

@@ -73,6 +73,12 @@ def check(found: dict[str, Any]) -> str:
     return "\n".join(f"{word:6} {found['what']:14} {text}".rstrip() for word, text in told)
 
 
+def looked_at(found: dict[str, str]) -> str:
+    """Returns the line of one of `doctor`'s checks."""
+    word = {"ok": "ok", "mend": "MEND", "warning": "WARNING"}[found["state"]]
+    return f"{word:8} {found['what']:12} {found['text']}"
+
+
 def verdict(checks: list[dict[str, Any]]) -> str:
     """Returns the last lines of `verify`: what the checks mean for the run."""
     saved = [found for found in checks if "step" in found]

@@ -48,7 +48,7 @@ def joined(run: Run) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     is_ours = False
     if not ray.is_initialized():
-        if address := _address():
+        if address := found_address():
             try:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             except ConnectionError as error:
@@ -97,7 +97,7 @@ def check_machine(run: Run) -> None:
         ClusterTooSmall: naming what is there.
     """
     loaded = sys.modules.get("ray")
-    joins = (loaded is not None and loaded.is_initialized()) or _address() is not None
+    joins = (loaded is not None and loaded.is_initialized()) or found_address() is not None
     if not joins:
         _check_cpus(run, float(os.cpu_count() or 1), "this machine")
 
@@ -113,7 +113,7 @@ def by_value(job: Callable[..., Any]) -> Callable[..., Any]:
     return job
 
 
-def _address() -> str | None:
+def found_address() -> str | None:
     """Returns the address of the cluster to join: RAY_ADDRESS, or what `ray start` left on this machine if it still answers.
 
     Every user can write to /tmp: what another one left there would get this one's token.

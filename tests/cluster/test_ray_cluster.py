@@ -19,24 +19,24 @@ def ray_folder(tmp_path, monkeypatch):
 
 
 def test_nothing_running_means_a_cluster_of_one_s_own(ray_folder):
-    assert ray_cluster._address() is None
+    assert ray_cluster.found_address() is None
 
 
 def test_the_named_cluster_is_joined(ray_folder, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert ray_cluster._address() == "10.0.0.1:6379"
+    assert ray_cluster.found_address() == "10.0.0.1:6379"
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    assert ray_cluster._address() is None
+    assert ray_cluster.found_address() is None
 
 
 def test_a_head_that_answers_is_joined_and_one_that_is_gone_is_not(ray_folder):
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
         (ray_folder / "ray_current_cluster").write_text(address)
-        assert ray_cluster._address() == address
-    assert ray_cluster._address() is None
+        assert ray_cluster.found_address() == address
+    assert ray_cluster.found_address() is None
     (ray_folder / "ray_current_cluster").write_text("no address")
-    assert ray_cluster._address() is None
+    assert ray_cluster.found_address() is None
 
 
 def test_workers_that_do_not_fit_this_machine_are_told_what_is_there(ray_folder):
