@@ -68,6 +68,7 @@ def manifest(request: Request, seconds: float) -> str:
         RunInvalid: a name, an option or the overlay cannot be carried out.
         EnvironmentUnfit: neither kubectl nor kustomize is here, or the job cannot be imported.
     """
+    secrecy.check_url(request.storage or "")
     job_name, variables = _job_name(request.name, seconds), _variables(request)
     rendered = _rendered(request.overlay)
     job = next(document for document in rendered if document["kind"] == "RayJob")

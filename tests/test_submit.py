@@ -1,21 +1,14 @@
 """Jobs submitted to a real Ray head with token authentication, as a cluster's users do it."""
 
-import contextlib
 import json
-import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
-import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -24,99 +17,20 @@ from service.storage import layout
 from service.storage.commits import CommitLog
 from service.storage.entries import Entry
 from service.storage.store import Store
-from tests.processes import free_ports
-from tests.test_kills import descendants, kill
+from tests import ray_heads
+from tests.ray_heads import PATIENCE_SECONDS, RAY, Head
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 HERE = Path(__file__).parents[1]
-RAY = str(Path(sys.executable).with_name("ray"))
 LEFT_OUT = (".venv", "runs", ".git")
-PATIENCE_SECONDS = 300
-
-
-class Head(NamedTuple):
-    """A running head: where its job server listens, the token it wants, the environment of its users, its folder."""
-
-    address: str
-    token: str
-    environment: dict[str, str]
-    folder: Path
-
-    def ask(self, path: str, token: str | None) -> tuple[int, str]:
-        """Returns the status and the text that the job server answers."""
-        request = urllib.request.Request(self.address + path)
-        if token is not None:
-            request.add_header("Authorization", f"Bearer {token}")
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    def about(self, job: str) -> dict[str, Any]:
-        """Returns what the job server says of a job."""
-        status, text = self.ask(f"/api/jobs/{job}", self.token)
-        assert status == 200, text
-        return json.loads(text)
-
-    def ray(self, *words: str) -> subprocess.CompletedProcess:
-        """Runs Ray's command line as a user who has the token."""
-        return subprocess.run([RAY, *words], capture_output=True, text=True, env=self.environment, cwd=self.folder, timeout=300)
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A head of two CPUs, in a folder of its own: also the file by which a bare ray.init() would find it."""
-    folder = Path(tempfile.mkdtemp(prefix="head-", dir="/tmp"))  # Ray's sockets need a short path
-    token = secrets.token_hex(32)
-    (folder / "token").touch(0o600)
-    (folder / "token").write_text(token)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the jobs' `python` is this one
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",  # else SIGTERM takes half a minute, with no job left
-    }
-    port, dashboard, agent, client = free_ports(4)
-    words = ["--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
-    words += ["--dashboard-agent-listen-port", str(agent), "--ray-client-server-port", str(client)]
-    words += ["--num-cpus", "2", "--temp-dir", str(folder / "ray"), "--block"]
-    found = Head(f"http://127.0.0.1:{dashboard}", token, environment, folder)
-    with open(folder / "output", "wb") as output:
-        process = subprocess.Popen(
-            [RAY, "start", "--head", *words], env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT
-        )
-    family: dict[int, str] = {}
-    try:
-        _wait_until_up(found, process)
-        yield found
-    finally:
-        family |= descendants(process.pid)
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        process.kill()
-        process.wait(10)
-        kill(family)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_until_up(head: Head, process: subprocess.Popen) -> None:
-    began = time.monotonic()
-    while True:
-        with contextlib.suppress(OSError):
-            # The file is the last thing that it does.
-            if head.ask("/api/jobs/", head.token)[0] == 200 and (head.folder / "ray" / "ray_current_cluster").exists():
-                return
-        log = head.folder / "ray" / "session_latest" / "logs" / "dashboard.log"
-        if log.exists() and "http server disabled" in log.read_text():
-            pytest.fail("The head starts no job server, for which Ray needs the packages of ray[default].")
-        if process.poll() is not None or time.monotonic() - began > PATIENCE_SECONDS:
-            pytest.fail(f"The head's job server is not up:\n{(head.folder / 'output').read_text()}")
-        time.sleep(0.1)
+    """A head of two CPUs."""
+    with ray_heads.started() as head:
+        yield head
 
 
 @pytest.fixture(scope="module")
