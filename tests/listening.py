@@ -25,8 +25,7 @@ class Listener(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether its address is one that only this machine reaches."""
-        found = ipaddress.ip_address(self.address)
-        return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+        return ipaddress.ip_address(self.address).is_loopback
 
 
 def listeners(pids: Iterable[int]) -> list[Listener]:
@@ -51,4 +50,5 @@ def listeners(pids: Iterable[int]) -> list[Listener]:
 def _address(digits: str) -> str:
     """Returns an address whose 32-bit words stand in the machine's order, little-endian, as hexadecimal digits."""
     words = [bytes.fromhex(digits[i : i + 8])[::-1] for i in range(0, len(digits), 8)]
-    return str(ipaddress.ip_address(b"".join(words)))
+    found = ipaddress.ip_address(b"".join(words))
+    return str(getattr(found, "ipv4_mapped", None) or found)

@@ -23,7 +23,7 @@ FLOORS = [
     "attempt",
     "worker reference record kept",
     "trainer",
-    "job_command cli_runs cli_text cli_logs manifest",
+    "job_command cli_doctor cli_runs cli_text cli_logs manifest",
     "cli_verify",
     "cli",
     "__main__",

@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +18,11 @@ import numpy as np
 import pytest
 
 from service import cli_verify
+from service.cluster import knock
 from service.storage import layout, restore
 from service.storage.commits import CommitLog
 from service.storage.store import Store
+from tests.listening import listeners
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -201,6 +205,9 @@ class Told(NamedTuple):
         refused: the exit code and the words of the driver that came second.
         attempts: how many there were after that.
         last: what the driver printed that ended the run.
+        doors: what the first driver and all that it started listened on while it trained, by the process's words, and from
+            which of this machine's addresses that could be reached.
+        strangers: how the first one's cluster answered without a token, and with a wrong one, at each door of a cluster.
     """
 
     folder: Path
@@ -208,6 +215,8 @@ class Told(NamedTuple):
     refused: tuple[int, str]
     attempts: int
     last: str
+    doors: dict[tuple[str, int], list[str]]
+    strangers: dict[str, list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +234,14 @@ def told(tmp_path_factory) -> Iterator[Told]:
         refused = second.wait(), second.printed()
         wait_for((notes / "at-gate").exists, first)
         after_refusal = attempts(folder)
+        there = listeners({first.pid, *first.family()})
+        doors = {(one.command, one.port): reached(one.port) for one in there}
+        strangers = {
+            door: [knock.ask(scheme + f"127.0.0.1:{one.port}", token) for token in (None, secrets.token_hex(32))]
+            for door, scheme in (("gcs_server", ""), ("dashboard.py", "http://"))
+            for one in there
+            if door in one.command and (door != "dashboard.py" or is_jobs(one.port))
+        }
 
         (notes / "gate").write_text("")  # which lets the first go on
         (notes / "gate").unlink()
@@ -237,7 +254,43 @@ def told(tmp_path_factory) -> Iterator[Told]:
 
         fourth = start(*command)
         assert fourth.wait() == 0, fourth.printed()
-        yield Told(folder, first.pid, refused, after_refusal, fourth.printed())
+        yield Told(folder, first.pid, refused, after_refusal, fourth.printed(), doors, strangers)
+
+
+def reached(port: int) -> list[str]:
+    """Returns which of this machine's addresses a port answers at: loopback, and the one that other machines see."""
+    found = []
+    for address in ("127.0.0.1", seen_from_outside()):
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=10):
+            found.append(address)
+    return found
+
+
+def seen_from_outside() -> str:
+    """Returns the address from which this machine would write to others; loopback where it has no other."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one, contextlib.suppress(OSError):
+        one.connect(("192.0.2.1", 9))  # of nobody (RFC 5737), and nothing is sent
+        return str(one.getsockname()[0])
+    return "127.0.0.1"
+
+
+def is_jobs(port: int) -> bool:
+    """Whether a port is the dashboard's, not that of its metrics, which answer on any page."""
+    return knock.ask(f"http://127.0.0.1:{port}/nothing", None) != "lets in"
+
+
+def test_what_a_local_run_listens_on_is_heard_on_this_machine_alone(told):
+    if seen_from_outside() == "127.0.0.1":
+        pytest.skip("This machine has no address but loopback.")
+    assert {door: addresses for door, addresses in told.doors.items() if addresses != ["127.0.0.1"]} == {}
+    commands = [command for command, _ in told.doors]
+    assert all(any(name in command for command in commands) for name in ("gcs_server", "raylet/raylet", "dashboard.py"))
+    # Each worker has Ray's door and TensorFlow's.
+    assert sum("RayTrainWorker" in command for command in commands) == 4
+
+
+def test_a_local_run_s_cluster_refuses_who_has_no_token_and_who_has_a_wrong_one(told):
+    assert told.strangers == {"gcs_server": ["refuses", "refuses"], "dashboard.py": ["refuses", "refuses"]}
 
 
 def test_a_second_driver_is_refused_and_told_who_has_the_run(told):

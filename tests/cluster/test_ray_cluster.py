@@ -39,6 +39,36 @@ def test_a_head_that_answers_is_joined_and_one_that_is_gone_is_not(ray_folder):
     assert ray_cluster.found_address() is None
 
 
+def test_an_address_that_another_user_left_is_not_joined(ray_folder, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        (ray_folder / "ray_current_cluster").write_text(f"127.0.0.1:{head.getsockname()[1]}")
+        monkeypatch.setattr(os, "geteuid", lambda: (ray_folder / "ray_current_cluster").stat().st_uid + 1)
+        if os.getuid() == 0:
+            os.chown(ray_folder / "ray_current_cluster", 12345, -1)
+            monkeypatch.setattr(os, "geteuid", lambda: 0)
+        assert ray_cluster.found_address() is None
+
+
+def test_a_first_token_is_its_user_s_alone_and_one_that_is_there_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    ray_cluster._make_token()
+    token = tmp_path / ".ray" / "auth_token"
+    made = token.read_text()
+    assert len(made) == 64 and token.stat().st_mode & 0o077 == 0
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+    ray_cluster._make_token()
+    assert token.read_text() == made
+
+
+def test_no_token_is_made_where_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "named"))
+    ray_cluster._make_token()
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_workers_that_do_not_fit_this_machine_are_told_what_is_there(ray_folder):
     there = os.cpu_count()
     with pytest.raises(ClusterTooSmall, match=rf"workers={there + 1}.* needs {there + 1} CPUs; this machine has {there} and"):
