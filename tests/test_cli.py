@@ -420,7 +420,7 @@ def test_a_run_that_is_not_there_is_corrected(ask, tmp_path, finished):
         (["start"], 'there is no command "start".'),
         (
             ["--json", "runs"],
-            '"--json" stands before the command. Write the command first: runs, show, verify, logs, manifest.',
+            '"--json" stands before the command. Write the command first: runs, show, verify, logs, doctor, manifest.',
         ),
         (["show", "x", "--jsn"], 'there is no option "--jsn". Did you mean "--json"?'),
         (["show", "x", "--js"], 'there is no option "--js". Did you mean "--json"?'),
