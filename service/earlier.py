@@ -1,4 +1,4 @@
-"""What earlier attempts left of a stage: the checkpoint to take up, and what must be as it was."""
+"""What earlier attempts left of a stage: where to go on, and what must be as it was."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A run as a Kubernetes manifest: an overlay of k8s/ with its name, workers and command in it.
+"""A run as a Kubernetes manifest: an overlay of k8s/ with its name, workers and command.
 
     python -m service manifest jobs.digits_vae --overlay gpu --workers 8 --name vae-1 | kubectl apply -f -
 

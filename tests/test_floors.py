@@ -42,6 +42,7 @@ HOMES = {
         "checks",
         "keras2",
         "given",
+        "earlier",
         "moments",
         "ready",
         "methods",

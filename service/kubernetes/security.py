@@ -1,4 +1,4 @@
-"""What keeps a manifest closed: tokens, policies, identities, and pods that may do no more than they must."""
+"""What keeps a manifest closed: tokens, policies, identities, pods that may do little.
 
 from collections.abc import Iterator
 
