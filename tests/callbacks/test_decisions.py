@@ -117,8 +117,9 @@ class FakeStep:
         self.taken += wishes[0] == 0
         return self.taken, SimpleNamespace(numpy=lambda: wishes), None
 
-    def logs(self, taken):
-        return {"loss": self.losses[taken % len(self.losses)]}
+    def logs_and_loss(self, taken):
+        loss = self.losses[taken % len(self.losses)]
+        return {"loss": loss}, loss
 
     def current(self):
         return {}
