@@ -1,4 +1,4 @@
-"""What keeps a manifest closed: tokens, policies, identities, pods that may do little.
+"""What keeps a manifest closed: tokens, policies, identities, pods that may do little."""
 
 from collections.abc import Iterator
 
