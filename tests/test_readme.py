@@ -42,7 +42,10 @@ def test_a_job_s_command_has_the_options_it_uses(command):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m service")])
 def test_a_command_of_the_service_is_one_there_is(command, tmp_path):
-    words = shlex.split(command)[3:]
+    words = shlex.split(command.partition("|")[0])[3:]
+    if words[0] == "manifest":  # tests/k8s carries these out; here their options are looked at
+        assert cli._parse(words)[0] == "manifest"
+        return
     # The run is not there, which is another code than words that are wrong.
     assert cli.main([*words[:1], str(tmp_path / "none")]) != 2
 
