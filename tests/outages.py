@@ -1,6 +1,7 @@
 """Attempts at runs whose storage fails half-way; run inside worker processes."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -35,10 +36,18 @@ class Meanwhile(keras.callbacks.Callback):
     Before the first of them it has what was saved committed. From then on training is so patient with a save.
     """
 
-    def __init__(self, acts: dict[int, Any], slow_from: int, seconds: float, attempt: Attempt, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        acts: dict[int, Any],
+        slow_from: int,
+        seconds: float,
+        attempt: Attempt,
+        patience_seconds: float,
+        deadline_seconds: float | None,
+    ) -> None:
         super().__init__()
         self.acts, self.slow_from, self.seconds, self.attempt = acts, slow_from, seconds, attempt
-        self.patience_seconds = patience_seconds
+        self.patience_seconds, self.deadline_seconds = patience_seconds, deadline_seconds
         saver.PATIENCE_SECONDS, saver.AGAIN_SECONDS = 60.0, (0.2, 1.0)
 
     def get_state(self) -> dict[str, Any]:
@@ -51,6 +60,10 @@ class Meanwhile(keras.callbacks.Callback):
         step = int(self.model.optimizer.iterations)
         if self.acts and step == min(self.acts):
             saver.PATIENCE_SECONDS = self.patience_seconds
+            if self.deadline_seconds is not None:
+                self.attempt.store._retry = dataclasses.replace(
+                    self.attempt.store._retry, deadline_seconds=self.deadline_seconds
+                )
         if self.attempt.council.index == 0 and step in self.acts:
             if step == min(self.acts):
                 self.attempt._saver.wait()
@@ -70,6 +83,7 @@ def train(
     saves: dict[str, Any] | None = None,
     patience_seconds: float = 0.4,
     epochs: int = EPOCHS,
+    deadline_seconds: float | None = None,
 ) -> dict[str, Any]:
     """Makes one attempt at the run; returns what it left, what it printed, and the error that ended it.
 
@@ -78,6 +92,7 @@ def train(
         slow_from: the step from which each takes so many `seconds` longer.
         saves: when checkpoints are due, and which stay; each second step without.
         patience_seconds: how old a save may be, from the first act on, before training goes on without the next one.
+        deadline_seconds: how long calls are tried again from the first act on, where that is not for as long as before.
 
     Collective: every worker calls this.
     """
@@ -88,7 +103,7 @@ def train(
         attempt = Attempt(run, store, strategy.connect(), Notice())
         model = keras.Sequential([keras.Input((5,)), layers.Dropout(0.3), layers.Dense(6, "tanh"), layers.Dense(2)])
         model.compile(keras.optimizers.Adam(0.05), "mse")
-        meanwhile = Meanwhile(acts or {}, slow_from, seconds, attempt, patience_seconds)
+        meanwhile = Meanwhile(acts or {}, slow_from, seconds, attempt, patience_seconds, deadline_seconds)
         try:
             attempt.fit(model, X, Y, batch_size=8, epochs=epochs, verbose=0, callbacks=[meanwhile])
             attempt.finish(None, {})
@@ -106,7 +121,7 @@ def loop(store: Store, acts: dict[int, Any], slow_from: int, seconds: float = 0.
         attempt = Attempt(Run("test", storage=store.url, seed=5, keep=100), store, strategy.connect(), Notice())
         model = keras.Sequential([keras.Input((5,)), layers.Dense(2)])
         model.compile(keras.optimizers.Adam(0.05), "mse")
-        meanwhile = Meanwhile(acts, slow_from, seconds, attempt, 0.4)
+        meanwhile = Meanwhile(acts, slow_from, seconds, attempt, 0.4, None)
         meanwhile.set_model(model)
         try:
             for step in attempt.steps(STEPS, {"model": model}, 2):

@@ -50,7 +50,8 @@ class Workers:
         answers = []
         for index, end in enumerate(self._ends):
             if not end.poll(ANSWER_SECONDS):
-                raise WorkerFailed("TimeoutError", f"worker {index} gave no answer to {asked}")
+                others = "\n".join(text for failed, _, text in answers if failed)  # why it may wait
+                raise WorkerFailed("TimeoutError", f"worker {index} gave no answer to {asked}\n{others}")
             answers.append(end.recv())
         for failed, kind, value in answers:
             if failed:
