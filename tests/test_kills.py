@@ -75,6 +75,7 @@ class Driver:
 
     def __init__(self, module: str, *words: str) -> None:
         mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        mine["RAY_ADDRESS"] = "local"  # else it would join what another one started on this machine
         self._output = os.memfd_create("output")
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *WORDS, *words], cwd=HERE, env=mine, stdout=self._output, stderr=subprocess.STDOUT
