@@ -17,7 +17,7 @@ from service.cluster.notice import Notice, Signals, signals, time_limit
 from service.errors import JobFailed, RunInvalid, ServiceError, StartAgain
 from service.exact import keras_seams
 from service.run import Run
-from service.storage import urls
+from service.storage import retries, urls
 from service.storage.commits import CommitLog
 from service.storage.store import Store
 
@@ -191,7 +191,7 @@ def _fit(config: dict[str, Any], run: Run, scratch: str, judge: Any, heard: Sign
 
 def _newest_checkpoint(store: Store) -> int:
     """Returns the number of the run's newest checkpoint; 0 without one."""
-    log = CommitLog(store)
+    log = CommitLog(Store(store.url, retry=retries.Policy(deadline_seconds=10)))  # the workers wait
     log.refresh()
     return max((entry.number for entry in log.checkpoints()), default=0)
 

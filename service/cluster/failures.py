@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from service.cluster.pulse import PULSE
-from service.errors import JobFailed, ServiceError, StartAgain, StorageAway, WorkersLost
+from service.errors import JobFailed, ServiceError, StartAgain, StorageAway, StorageError, WorkersLost
 from service.policies.restarting import Failure, reason_to_end
 
 _ANSWER_SECONDS = 2.0
@@ -59,7 +59,7 @@ class StopAtErrors(WorkerGroupCallback):
         self._judge(
             Failure(
                 lost=", ".join(f"worker {worker}: {type(cause).__name__}" for worker, cause in (dead or causes).items()),
-                checkpoint=self._position(),
+                checkpoint=self._checkpoint(),
                 steps=_steps_begun(group, living[0]) if living and dead else 0,
                 is_machine=any(_NODE_DIED in str(cause) for cause in dead.values()),
             )
@@ -67,7 +67,14 @@ class StopAtErrors(WorkerGroupCallback):
 
     def lost_controller(self) -> None:
         """Says, in the driver, that all start again, or raises WorkersLost."""
-        self._judge(Failure("Ray Train's controller, with all workers", self._position()))
+        self._judge(Failure("Ray Train's controller, with all workers", self._checkpoint()))
+
+    def _checkpoint(self) -> int:
+        """Returns the number of the newest checkpoint, as far as the storage says."""
+        try:
+            return self._position()
+        except StorageError:
+            return self._failures[-1].checkpoint if self._failures else 0
 
     def _judge(self, failure: Failure) -> None:
         self._failures.append(failure)

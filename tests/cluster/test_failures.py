@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError, RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from service.cluster import failures
-from service.errors import DataInvalid, JobFailed, Moved, StorageAway, WorkersLost
+from service.errors import DataInvalid, JobFailed, Moved, StorageAway, StorageError, WorkersLost
 
 
 class Relay:
@@ -95,6 +95,18 @@ def test_workers_that_could_not_reach_the_storage_start_again():
     judge, relay = judge_of(max_restarts=1)
     poll(judge, Group(0), {0: StorageAway("no answer for 120 s")})
     assert relay.said == ["Lost workers (worker 0: StorageAway). All start again from the last checkpoint.\n"]
+
+
+def test_a_storage_that_does_not_answer_tells_of_no_progress():
+    relay = Relay()
+
+    def position() -> int:
+        raise StorageError("no answer")
+
+    judge = failures.StopAtErrors(relay, position, 1, "runs/r")
+    poll(judge, Group(0), {0: OSError()})
+    with pytest.raises(WorkersLost, match="max_restarts=1"):
+        poll(judge, Group(0), {0: OSError()})
 
 
 def test_the_job_s_own_errors_end_the_run_at_once():
