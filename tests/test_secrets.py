@@ -191,7 +191,7 @@ class Broken:
 def test_a_client_that_repeats_its_credentials_is_not_repeated(canaries):
     store = Store("gs://b/a", retry=ONCE, connect=Broken, token=canaries["HF_TOKEN"], signature=canaries["API_KEY"])
     with pytest.raises(
-        StorageError, match=r'Could not size "x" in gs://b/a: PermissionError: 403 for https://host/a\?X-Goog'
+        StorageError, match=r'Could not find "x" in gs://b/a: PermissionError: 403 for https://host/a\?X-Goog'
     ) as e:
         store.exists("x")
     assert hits("".join(traceback.format_exception(e.value)).encode(), canaries) == []

@@ -86,11 +86,19 @@ def scene(tmp_path_factory) -> Iterator[Scene]:
             for host, pids in families.items()
             for one in listeners(pids)
         }
-        words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pids in families.values() for pid in pids}
+        words = {pid: words_of(pid) for pids in families.values() for pid in pids}
         rows = [_row(address, port, head.token) for address, port in ports]
         gate.touch()
         _wait(head, lambda: head.about("canary")["status"] == "FAILED")
         yield Scene(head, storage, canaries, ports, rows, words, _told(head))
+
+
+def words_of(pid: int) -> bytes:
+    """Returns a process's words; none of one that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _wait(head: Head, condition: Any) -> None:

@@ -126,6 +126,7 @@ def test_permissions_that_are_lost_half_way_and_given_back_cost_the_checkpoints_
     check_whole(straight)
 
 
+@pytest.mark.soak
 def test_a_bucket_that_is_deleted_half_way_lets_training_go_on_to_an_error_at_its_end(two, whole, bucket):
     with wired_to(bucket[0]) as (_, address):
         store, straight = stores(bucket, address)
@@ -167,6 +168,7 @@ def test_a_worker_that_cannot_write_is_named_and_nobody_waits_for_it(two, whole,
     assert {*store.list(layout.SHARDS)} == {f for e in log.checkpoints() for f in receipts.files(e.body["shards"])}
 
 
+@pytest.mark.soak
 def test_a_loop_written_by_hand_goes_on_and_makes_up_for_its_checkpoints_too(two, tmp_path):
     undisturbed = two.call(outages.loop, Store(str(tmp_path / "whole")), {}, STEPS)
     marker = str(tmp_path / "refused")

@@ -26,8 +26,12 @@ def cluster():
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("is_stopped", "stall_seconds", "problem"),
-    [(True, 600.0, "a step takes longer than 10 s"), (False, 12.0, "callbacks, data, saves) takes longer than 12 s")],
-    ids=["stopped from outside", "a loop without an end"],
+    [
+        pytest.param(True, 600.0, "a step takes longer than 10 s", id="stopped from outside"),
+        pytest.param(
+            *(False, 12.0, "callbacks, data, saves) takes longer than 12 s"), id="a loop without an end", marks=pytest.mark.soak
+        ),
+    ],
 )
 def test_a_worker_that_is_stuck_starts_again_with_the_others(cluster, tmp_path, is_stopped, stall_seconds, problem):
     run = service.Run("stuck", str(tmp_path), workers=2, seed=5, stall_seconds=stall_seconds)

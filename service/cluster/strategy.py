@@ -93,12 +93,19 @@ def connected() -> tf.distribute.Strategy | None:
 
 
 def use_threads(threads: int) -> None:
-    """Sets TensorFlow's threads for one operation; called before TensorFlow runs anything.
+    """Sets TensorFlow's threads for one operation, where it runs nothing yet in this process, and says so where it does.
 
     The order in which a kernel adds numbers depends on this count, and with it the last bits.
     """
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:  # a notebook, say, that has used TensorFlow before
+        print(
+            f"TensorFlow runs in this process already, with other threads than threads_per_worker={threads}: the last bits may "
+            "differ from those of a run that begins anew.",
+            flush=True,
+        )
 
 
 def be_deterministic() -> None:

@@ -82,7 +82,7 @@ def drawing(examples):
     return settings(hypothesis.given(case=drawn.CASES)(any_small_case_ends_where_one_device_does))
 
 
-test_a_few_small_cases_put_together_by_chance_end_where_one_device_does = drawing(10)
+test_a_few_small_cases_put_together_by_chance_end_where_one_device_does = drawing(4)
 test_many_small_cases_put_together_by_chance_end_where_one_device_does = pytest.mark.soak(drawing(150))
 
 
