@@ -247,7 +247,8 @@ def test_a_run_in_one_process_goes_back_by_itself(one, tmp_path):
 
 
 # From the end of the checkpoint before to where the next attempt has opened the run.
-@pytest.mark.parametrize("offset", [pytest.param(o, marks=() if o == 1 else pytest.mark.soak) for o in range(-1, 4)])
+@pytest.mark.soak
+@pytest.mark.parametrize("offset", range(-1, 4))
 def test_a_process_that_dies_anywhere_while_it_goes_back_changes_nothing(one, tmp_path, offset):
     options, places = {"rollbacks": 1, "save_every_steps": 2, **NEVER_SAVED}, {(0, 3)}
     whole, calls = one.call(divergences.dying, str(tmp_path / "whole"), options, places)[0]
