@@ -106,7 +106,7 @@ def story(tmp_path_factory) -> Iterator[Story]:
     storage, notes = tmp_path_factory.mktemp("storage"), tmp_path_factory.mktemp("notes")
     # As k8s/ sets it: Ray itself takes up to 15 s to count a machine as gone that lost its power, and plans with it until then.
     hasty = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": hasty})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, "_system_config": hasty})
     nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     patch = pytest.MonkeyPatch()
