@@ -3,9 +3,14 @@
 import signal
 from typing import Any
 
+import ray
+from ray._private.state import state
+from ray._raylet import PlacementGroupID
+from ray.core.generated import gcs_pb2
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import TrainAutoscalingCoordinatorClient
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from service.cluster.elastic import OnMachinesThatStay
 from service.cluster.notice import Signals
@@ -44,4 +49,18 @@ class Trainer(DataParallelTrainer):
         except RayActorError:
             # An elastic run would wait three minutes for what nobody holds any more.
             TrainAutoscalingCoordinatorClient(f"train-{self.train_run_context.run_id}").cancel_resource_request()
+            _free_machines()
             raise
+
+
+def _free_machines() -> None:
+    """Gives back the machines that a dead controller of this driver had reserved.
+
+    Ray Train's cleaner does so by the dashboard's word, which may be late or not there at all.
+    """
+    mine = ray.get_runtime_context().get_job_id()
+    for data in state._connect_and_get_accessor().get_placement_group_table():
+        found = gcs_pb2.PlacementGroupTableData.FromString(data)
+        is_gone = found.state == gcs_pb2.PlacementGroupTableData.PlacementGroupState.REMOVED
+        if found.creator_job_id.hex() == mine and found.creator_actor_dead and not is_gone:
+            remove_placement_group(PlacementGroup(PlacementGroupID(found.placement_group_id)))
