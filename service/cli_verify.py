@@ -146,8 +146,8 @@ def _wrong_model(path: str, data: bytes, about_path: str, about_data: bytes) -> 
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
-        NotImplementedError,
-        RuntimeError,
+        NotImplementedError,  # a member is compressed in a way that Python does not know
+        RuntimeError,  # a member is encrypted
         ValueError,
         KeyError,
         TypeError,

@@ -7,7 +7,7 @@ import service
 from service.storage.commits import CommitLog
 from service.storage.store import Store
 from tests import attempts
-from tests.processes import WorkerFailed, Workers
+from tests.processes import WorkerFailed
 
 pytestmark = pytest.mark.processes
 # 45 rows less the last fifth are 36: 8, 8, 8, 8, 4 in an epoch; validation has two batches.
@@ -20,20 +20,6 @@ MOMENTS = [
     (EPOCHS, ("epoch_begin", 4, 0)),
     (STEPS, ("train_end", 4, 0)),
 ]
-
-
-@pytest.fixture(scope="module")
-def two():
-    workers = Workers(2)
-    yield workers
-    workers.stop()
-
-
-@pytest.fixture(scope="module")
-def one():
-    workers = Workers(1)
-    yield workers
-    workers.stop()
 
 
 @pytest.fixture(scope="module")

@@ -11,26 +11,11 @@ from service.storage.commits import CommitLog
 from service.storage.store import Store
 from tests import divergences
 from tests.divergences import STEPS
-from tests.processes import Workers
 
 pytestmark = pytest.mark.processes
 
 EVERY_STEP = {"rollbacks": 1, "save_every_steps": 1}
 NEVER_SAVED = {"save_every_epochs": None}
-
-
-@pytest.fixture(scope="module")
-def two():
-    workers = Workers(2)
-    yield workers
-    workers.stop()
-
-
-@pytest.fixture(scope="module")
-def one():
-    workers = Workers(1)
-    yield workers
-    workers.stop()
 
 
 def log_of(url):

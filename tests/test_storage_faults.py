@@ -15,7 +15,6 @@ from service.storage.retries import Policy
 from service.storage.store import Store
 from tests import outages
 from tests.outages import STEPS, alarms, check_whole, same, steps_of
-from tests.processes import Workers
 from tests.storage.conftest import gcs_address, gs_options  # noqa: F401  (one is a fixture)
 from tests.storage.wire import Weather, wired_to
 
@@ -23,13 +22,6 @@ pytestmark = pytest.mark.processes
 # The real one waits up to 20 s between two tries, and gives up after 120 s.
 PATIENT = Policy(first_seconds=0.05, longest_seconds=0.2, deadline_seconds=60.0)
 HASTY_SECONDS = 0.5  # only during an outage: a busy machine's slow reply where a run opens is none
-
-
-@pytest.fixture(scope="module")
-def two():
-    workers = Workers(2)
-    yield workers
-    workers.stop()
 
 
 @pytest.fixture(scope="module")

@@ -54,13 +54,15 @@ class Trainer(DataParallelTrainer):
 
 
 def _free_machines() -> None:
-    """Gives back the machines that a dead controller of this driver had reserved.
+    """Gives back the machines that a dead actor of this driver had reserved; the controller is one.
 
-    Ray Train's cleaner does so by the dashboard's word, which may be late or not there at all.
+    Ray Train's cleaner does so by the dashboard's word, which may be late or not there at all. What was
+    meant to outlive its maker is left alone.
     """
     mine = ray.get_runtime_context().get_job_id()
     for data in state._connect_and_get_accessor().get_placement_group_table():
         found = gcs_pb2.PlacementGroupTableData.FromString(data)
         is_gone = found.state == gcs_pb2.PlacementGroupTableData.PlacementGroupState.REMOVED
-        if found.creator_job_id.hex() == mine and found.creator_actor_dead and not is_gone:
+        is_left = found.creator_actor_dead and not found.is_detached and not is_gone
+        if found.creator_job_id.hex() == mine and is_left:
             remove_placement_group(PlacementGroup(PlacementGroupID(found.placement_group_id)))

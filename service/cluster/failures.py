@@ -93,7 +93,7 @@ def _steps_begun(group: Any, worker: int) -> int:
     """Returns in which step a worker waits for one that died, once it does; 0 if it does not say."""
     counts = [-1, -2]
     with contextlib.suppress(Exception):  # it may die too
-        while counts[-1] != counts[-2]:
+        while counts[-1] != counts[-2]:  # it may still be on its way there, and tells only when it is asked
             time.sleep(_AGAIN_SECONDS)
             counts.append(ray.get(group.execute_single_async(worker, _count), timeout=_ANSWER_SECONDS))
         return counts[-1]

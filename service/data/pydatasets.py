@@ -82,12 +82,12 @@ def _executor(dataset: Any) -> Iterator[Callable[[int], Future[Any]]]:
         # Never forked: TensorFlow has threads, whose locks a fork would copy as they are.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(workers, context, initializer=_hold, initargs=(dataset,))
-        yield_of: Callable[[int], Future[Any]] = lambda place: pool.submit(_item, place)  # noqa: E731
+        item_at: Callable[[int], Any] = _item
     else:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="pydataset")
-        yield_of = lambda place: pool.submit(dataset.__getitem__, place)  # noqa: E731
+        item_at = dataset.__getitem__
     try:
-        yield yield_of
+        yield lambda place: pool.submit(item_at, place)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

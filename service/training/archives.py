@@ -24,6 +24,7 @@ def check(data: bytes, what: str) -> None:
             _check_members(archive.infolist(), len(data))
             documents.parse(archive.read("config.json"), f"{what}: its config.json", may_be_infinite=True)
             _check_tensors(archive.read(_WEIGHTS))
+    # zipfile raises the last two for members that are encrypted, or compressed in a way that Python does not know.
     except (StorageError, zipfile.BadZipFile, KeyError, ValueError, OSError, RuntimeError, NotImplementedError) as error:
         raise error if isinstance(error, Corrupt) else Corrupt(f"{what} is damaged: {error}.") from error
 

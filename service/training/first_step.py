@@ -25,7 +25,7 @@ class FirstStep:
     def __init__(self, step: Step) -> None:
         self._step = step
         own = isinstance(step, OwnStep) and step.trains_itself
-        self._check: Loss | OwnMoves = OwnMoves(step) if own else Loss(step)  # type: ignore[arg-type]
+        self._check: Loss | OwnMoves = OwnMoves(step) if own else Loss(step)  # type: ignore[arg-type]  # `own` tells that it is an OwnStep
 
     def compare(self, flat: list[np.ndarray], weight_sums: np.ndarray, did: Any) -> None:
         """Compares what the step did with one device's step on the whole batch, where that is not known ahead.

@@ -33,7 +33,7 @@ def await_attempt(notes: pathlib.Path, number: int) -> float:
         found = attempts(notes)
         if len(found) > number and len(found[number]) == 2 and all(page.steps for page in found[number]):
             return time.monotonic()
-        time.sleep(0.02)
+        time.sleep(0.02)  # the workers' files are all there is to look at
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.callbacks import runs
-from tests.processes import WorkerFailed, Workers
+from tests.processes import WorkerFailed
 
 pytestmark = pytest.mark.processes
 # 45 rows less the last fifth are 36: 8, 8, 8, 8, 4 in an epoch.
@@ -17,20 +17,6 @@ INSIDE = [
     (STEPS, ("batch_begin", 3, 1)),
     (STEPS, ("train_end", 4, 0)),
 ]
-
-
-@pytest.fixture(scope="module")
-def one():
-    workers = Workers(1)
-    yield workers
-    workers.stop()
-
-
-@pytest.fixture(scope="module")
-def two():
-    workers = Workers(2)
-    yield workers
-    workers.stop()
 
 
 @pytest.fixture(scope="module")

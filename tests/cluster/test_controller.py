@@ -1,0 +1,49 @@
+"""What Ray Train's controller leaves when it dies, and how many workers an elastic run counts on."""
+
+import os
+
+import pytest
+import ray
+from ray.train import ScalingConfig
+from ray.util import placement_group_table
+from ray.util.placement_group import placement_group
+
+from service.cluster import controller, elastic
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(address="local", num_cpus=3, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+class Reserver:
+    """Reserves one CPU, as a controller does for its workers."""
+
+    def reserve(self, name: str, lifetime: str | None) -> None:
+        ray.get(placement_group([{"CPU": 1}], name=name, lifetime=lifetime).ready())
+
+    def die(self) -> None:
+        os._exit(1)
+
+
+@pytest.mark.ray
+def test_only_what_the_dead_had_reserved_is_free_again(cluster):
+    living, dead = Reserver.remote(), Reserver.remote()
+    ray.get([living.reserve.remote("living", None), dead.reserve.remote("dead", None), dead.reserve.remote("kept", "detached")])
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(dead.die.remote())
+    controller._free_machines()
+    states = {group["name"]: group["state"] for group in placement_group_table().values()}
+    assert states == {"living": "CREATED", "dead": "REMOVED", "kept": "CREATED"}
+
+
+def test_an_elastic_run_counts_on_no_machine_that_is_gone_or_about_to_go(monkeypatch):
+    nodes = [{"NodeID": "here", "Alive": True}, {"NodeID": "leaving", "Alive": True}, {"NodeID": "gone", "Alive": False}]
+    monkeypatch.setattr(elastic.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(elastic.state, "get_draining_nodes", lambda: {"leaving": 0})
+    policy = elastic.OnMachinesThatStay(ScalingConfig(num_workers=(1, 8), resources_per_worker={"CPU": 1}))
+    # Two CPUs of each are reserved, and those of one machine are still there tomorrow.
+    assert policy._count_possible_workers({name: {"CPU": 2.0} for name in ("here", "leaving", "gone")}) == 2
