@@ -1,4 +1,4 @@
-"""SIGTERM to a worker that has no peers, and threads that TensorFlow was given too late."""
+"""SIGTERM to a worker that has no peers."""
 
 import subprocess
 import sys
@@ -16,12 +16,6 @@ while not notice.is_given():
     time.sleep(0.01)
 print(notice.is_end())
 """
-LATE = """
-import tensorflow as tf
-from service.cluster import strategy
-tf.zeros(3) + 1
-strategy.use_threads(3)
-"""
 
 
 def printed(code: str) -> str:
@@ -30,7 +24,3 @@ def printed(code: str) -> str:
 
 def test_an_only_worker_that_is_sent_sigterm_wishes_to_make_way_and_not_to_end_the_run():
     assert printed(TERMINATED) == "False\n"
-
-
-def test_a_process_that_has_used_tensorflow_is_told_that_its_threads_stay():
-    assert "other threads than threads_per_worker=3: the last bits may differ" in printed(LATE)
