@@ -10,7 +10,7 @@ from tests.outages import STEPS, alarms, check_whole, same, steps_of
 from tests.storage.conftest import gcs_address  # noqa: F401  (a fixture)
 from tests.storage.wire import Weather, wired_to
 from tests.test_attempt import same as same_in_all
-from tests.test_storage_faults import PATIENT, bucket, stores, two, whole  # noqa: F401  (three are fixtures)
+from tests.test_storage_faults import PATIENT, bucket, stores, whole  # noqa: F401  (two are fixtures)
 
 pytestmark = [pytest.mark.processes, pytest.mark.soak, pytest.mark.timeout(900)]
 OUTAGE_SECONDS = 60
