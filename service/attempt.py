@@ -92,6 +92,7 @@ class Attempt:
         self._stages += 1
         number = self._stages
         run = self._run
+        self._keep_compiler(model)
         self._saver.committed = 0
         policy = SavePolicy(run.save_every_steps, run.save_every_seconds, run.save_every_epochs)
         divergence = Divergence(run, self._saver, self.council, number)
@@ -113,6 +114,14 @@ class Attempt:
                 self._leave_model(model, number)
                 setting.close()
         return history
+
+    def _keep_compiler(self, model: Any) -> None:
+        """Has a run that may have several workers do without XLA on one of them too.
+
+        Their steps hold collectives, which XLA does not compile, and its noise is another than TensorFlow's.
+        """
+        if self._run.most_workers > 1 and model.jit_compile:
+            model.jit_compile = False
 
     @contextlib.contextmanager
     def _concluding(self, committed: str) -> Iterator[None]:
@@ -139,6 +148,7 @@ class Attempt:
 
     def train_on_batch(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Takes one step; the workers' wish to leave travels with it. Collective: every worker calls this."""
+        self._keep_compiler(model)
         return methods.train_on_batch(model, *args, **kwargs, wishes=self)
 
     def wishes(self) -> tuple[bool, bool]:

@@ -135,9 +135,9 @@ def _words(request: Request, job: Document) -> list[str]:
     notes = job["metadata"]["annotations"]
     words = ["--workers", request.workers, "--accelerator", notes["samestep/accelerator"]]
     words += ["--storage", request.storage or notes["samestep/storage"], "--name", request.name]
-    selector = documents.pods(job)[1].spec.get("nodeSelector", {})
-    if TPU_TOPOLOGY in selector:
-        words += ["--topology", selector[TPU_TOPOLOGY]]
+    worker = documents.pods(job)[1]
+    if TPU_TOPOLOGY in (selector := worker.spec.get("nodeSelector", {})):
+        words += ["--topology", selector[TPU_TOPOLOGY], "--devices-per-worker", documents.limits(worker.containers[0])[TPU]]
     return [*words, *request.options]
 
 
@@ -178,10 +178,11 @@ def _size(run: Run, group: Document) -> None:
     devices = int(limits.get(TPU) or limits.get(GPU) or 0)
     if run.topology:
         spec["nodeSelector"][TPU_TOPOLOGY] = run.topology
-        counts = _slices(run, devices, group)
+        _slice(run, devices, group)
+        counts = [1, 1]
     else:
         cpus = int(limits["cpu"][:-1]) // 1000 if str(limits["cpu"]).endswith("m") else int(limits["cpu"])
-        in_pod = cpus // run.threads_per_worker
+        in_pod = cpus // (run.threads_per_worker * (run.devices_per_worker // run.devices_per_process))
         if run.accelerator != "cpu":
             in_pod = min(in_pod, devices // run.devices_per_worker)
         if in_pod < 1:
@@ -195,24 +196,15 @@ def _size(run: Run, group: Document) -> None:
     group["replicas"] = counts[1]
 
 
-def _slices(run: Run, chips_in_pod: int, group: Document) -> list[int]:
-    try:
-        in_slice = rules.chips(str(run.topology))
-    except ValueError:
-        raise RunInvalid(f"--topology {run.topology}: expected a slice's shape, such as 2x4 or 2x2x2.") from None
-    if in_slice % chips_in_pod:
+def _slice(run: Run, chips_in_pod: int, group: Document) -> None:
+    """Sets one slice of as many pods as the run has workers."""
+    if run.devices_per_worker != chips_in_pod:
         raise RunInvalid(
-            f"--topology {run.topology} is {in_slice} chips, and the overlay's machines have {chips_in_pod} each. "
-            "Choose a shape that they make up, or other machines (TPU_CHIPS_PER_HOST in k8s/settings.env)."
+            f"--devices-per-worker {run.devices_per_worker}: the overlay's TPU machines have {chips_in_pod} chips each, and a "
+            f"worker drives its whole host. Give --devices-per-worker {chips_in_pod}, or other machines (TPU_CHIPS_PER_HOST in "
+            "k8s/settings.env)."
         )
-    group["numOfHosts"] = in_slice // chips_in_pod
-    chips = [workers * run.devices_per_worker for workers in _bounds(run)]
-    if any(count % in_slice for count in chips):
-        raise RunInvalid(
-            f"workers={run.workers} x devices_per_worker={run.devices_per_worker} do not fill slices of {run.topology} "
-            f"({in_slice} chips): a slice is used whole. Change --workers, --devices-per-worker or --topology."
-        )
-    return [count // in_slice for count in chips]
+    group["numOfHosts"] = run.workers
 
 
 def _bounds(run: Run) -> tuple[int, int]:

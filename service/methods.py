@@ -145,7 +145,8 @@ def fit(
         validate = _validation(model, group, held_out, validation_freq, initial_epoch, listed)
         start = Start(initial_epoch)
         if stage:
-            identity = {"kind": "fit", **plan.identity(), "validation data": held_out and held_out.identity()["data"]}
+            held_out_data = held_out and held_out.identity()["data"]
+            identity = {"kind": "fit", "compiler": step.compiler, **plan.identity(), "validation data": held_out_data}
             start = stage.start(model, stateful, start, epochs, identity)
         if not start.is_over:
             recorder, saving = moments.recorder(stateful), stage.saving if stage else None

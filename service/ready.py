@@ -22,7 +22,7 @@ def surroundings(model: Any) -> tuple[groups.Group, Council]:
     if strategies.worker_count() > 1:
         alone.check_together("A method of service or of the worker")
     holder = model._distribute_strategy
-    if holder is None and isinstance(connected, tf.distribute.MirroredStrategy):
+    if holder is None and isinstance(connected, tf.distribute.MirroredStrategy | tf.distribute.TPUStrategy):
         raise ModelInvalid(
             f'The model "{model.name}" was made outside the scope of the strategy. '
             "Make it, and compile it, inside `with worker.strategy.scope():`."
@@ -37,6 +37,8 @@ def surroundings(model: Any) -> tuple[groups.Group, Council]:
 
 def ready(model: Any, group: groups.Group, council: Council, plan: Plan, held_out: Plan | None, training: bool = True) -> Step:
     """Builds what is not built, compares what all workers must hold alike, and returns the step for the plan's batches."""
+    for rows in sorted({*plan.sizes, *(held_out.sizes if held_out is not None else ())}, reverse=True):
+        group.check_rows(rows)
     if training or not model.built:
         build(model, plan.like, training)
     arrays = [*given.arrays_of(plan), *(given.arrays_of(held_out) if held_out is not None else ())]

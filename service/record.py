@@ -16,6 +16,7 @@ from typing import Any
 
 from service import environment, secrecy
 from service.errors import Corrupt, OptionUnknown, RunInvalid, StorageError
+from service.policies import placing
 from service.run import Run
 from service.storage import documents, layout
 from service.storage.commits import CommitLog
@@ -40,6 +41,7 @@ def begin(store: Store, run: Run, reference: str | None, options: Mapping[str, A
     about = {
         "run": drawn.to_dict(),
         **asked,
+        "strategy": placing.choose(run)._asdict(),
         "versions": environment.versions(),
         "git_commit": _git_commit(),
         "command": secrecy.redacted_words(sys.argv),

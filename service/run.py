@@ -1,6 +1,7 @@
 """The complete description of one run, checked before anything starts."""
 
 import dataclasses
+import math
 import re
 from typing import Any, Literal
 
@@ -18,11 +19,12 @@ class Run:
     Attributes:
         name: the run's folder under `storage`. The same name again continues the run.
         storage: a folder or a URL that every worker reaches (`runs`, `gs://bucket/runs`).
-        workers: the number of worker processes; 0 trains in this process, without Ray;
-            a pair (min, max) lets the run grow and shrink.
+        workers: the number of workers; 0 trains in this process, without Ray; a pair (min, max) lets the run grow and
+            shrink. With TPUs it is the number of hosts in the slice.
         accelerator: "cpu", "gpu" or "tpu".
-        devices_per_worker: accelerators that one worker drives.
-        topology: a TPU slice's shape, such as "2x4".
+        devices_per_worker: accelerators of one worker. Of several workers with several GPUs each GPU has a process of its own,
+            which is then what counts as a worker. With TPUs it is the chips of a host.
+        topology: a TPU slice's shape, such as "2x4"; the run takes one slice, whole.
         threads_per_worker: TensorFlow's threads for one operation on each worker, which
             are also the CPUs a worker reserves.
         seed: of weights, data order and noise; None draws one and records it.
@@ -104,15 +106,61 @@ class Run:
         _check_size("spike", "how many times the usual spread, such as 20", self.spike, optional=True)
         if self.topology is not None and self.accelerator != "tpu":
             raise RunInvalid(f'Run(topology={self.topology!r}) is a TPU slice\'s shape: it goes with accelerator="tpu".')
+        if self.accelerator == "tpu":
+            _check_slice(self)
+        if self.accelerator == "cpu" and self.devices_per_worker > 1 and self.most_workers > 1:
+            raise RunInvalid(
+                f"Run(workers={self.workers}, devices_per_worker={self.devices_per_worker}): on CPUs each of several workers "
+                "drives one device, or one worker drives several. Give one of the two as 1."
+            )
 
     @property
     def most_workers(self) -> int:
-        """The largest number of worker processes the run may have."""
+        """The largest number of workers the run may have."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def processes(self) -> int | tuple[int, int]:
+        """How many worker processes there are, or (min, max)."""
+        each = self.devices_per_worker if self.accelerator == "gpu" and self.most_workers > 1 else 1
+        return self.workers * each if isinstance(self.workers, int) else (self.workers[0] * each, self.workers[1] * each)
+
+    @property
+    def devices_per_process(self) -> int:
+        """How many devices one worker process drives."""
+        return 1 if self.accelerator == "gpu" and self.most_workers > 1 else self.devices_per_worker
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain JSON values; `Run(**that)` is the same run."""
         return dataclasses.asdict(self)
+
+
+def chips(topology: str) -> int:
+    """Returns how many chips a TPU slice of this shape has; raises ValueError for what is no shape."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*(x[1-9]\d*)?", topology):
+        raise ValueError(topology)
+    return math.prod(map(int, topology.split("x")))
+
+
+def _check_slice(run: Run) -> None:
+    given = f"Run(workers={run.workers!r}, devices_per_worker={run.devices_per_worker}, topology={run.topology!r})"
+    if not isinstance(run.workers, int):
+        raise RunInvalid(f"{given}: a TPU slice is used whole, so a run on TPUs neither grows nor shrinks. Give one number.")
+    if run.topology is None:
+        if run.workers > 1:
+            raise RunInvalid(f'{given}: several TPU hosts train as one slice. Give its shape, such as topology="4x4".')
+        return
+    try:
+        in_slice = chips(run.topology)
+    except (ValueError, TypeError):
+        raise RunInvalid(f"{given}: expected a slice's shape, such as 2x4 or 2x2x2.") from None
+    hosts = max(run.workers, 1)
+    if hosts * run.devices_per_worker != in_slice:
+        raise RunInvalid(
+            f"{given}: a slice of {run.topology} has {in_slice} chips, and {hosts} hosts of {run.devices_per_worker} have "
+            f"{hosts * run.devices_per_worker}. A run takes one slice, whole: workers is its hosts, devices_per_worker the "
+            "chips of a host."
+        )
 
 
 def _check_name(name: object) -> None:

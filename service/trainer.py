@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from service import environment, record, reference
-from service.cluster import ray_cluster
+from service.cluster import devices, ray_cluster
 from service.cluster.notice import Notice, Signals, signals, time_limit
 from service.errors import JobFailed, RunInvalid, ServiceError, StartAgain
 from service.exact import keras_seams
@@ -24,7 +24,7 @@ from service.storage.store import Store
 # Where storage is; never a secret, for a cluster's dashboard shows what workers begin with. They
 # open storage with their own node's credentials.
 _TOLD_TO_WORKERS = (
-    *("CUDA_VISIBLE_DEVICES", "STORAGE_EMULATOR_HOST", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"),
+    *("STORAGE_EMULATOR_HOST", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
 )
 
@@ -77,9 +77,11 @@ def train(job: Callable[..., Any], run: Run, **options: Any) -> Result:
     environment.check()
     keras_seams.check()
     options = record.plain(options)
-    _check_supported(run)
+    _check_place(run)
     if run.workers != 0:
         ray_cluster.check_machine(run)
+    elif run.accelerator != "cpu":
+        devices.check(run, [devices.this_machine(run.accelerator)], "this machine")
     store = Store(url)
     store.check()
     run = record.begin(store, run, named, options, reference.source_of(job))
@@ -92,19 +94,12 @@ def train(job: Callable[..., Any], run: Run, **options: Any) -> Result:
     return Result(done["history"], done["metrics"], store.url)
 
 
-def _check_supported(run: Run) -> None:
-    """Refuses what a run can be described by, but this version does not do."""
-    if run.accelerator != "cpu":
-        raise RunInvalid(f'Run(accelerator="{run.accelerator}"): this version trains on CPUs only. Leave accelerator out.')
+def _check_place(run: Run) -> None:
+    """Refuses a folder that would go with the job."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and urls.is_folder(run.storage) and not os.path.isabs(run.storage):
         raise RunInvalid(
             f'Run(storage="{run.storage}") in a submitted job would lie in the folder that Ray unpacked the job into, and go '
             "with it. Give a URL, or an absolute folder that every node reaches."
-        )
-    if run.devices_per_worker > 1 and run.most_workers > 1:
-        raise RunInvalid(
-            f"Run(workers={run.workers}, devices_per_worker={run.devices_per_worker}): on CPUs each of several workers drives "
-            "one device, or one worker drives several. Give one of the two as 1."
         )
 
 
@@ -156,28 +151,25 @@ def _perform_on_ray(
 
 def _fit(config: dict[str, Any], run: Run, scratch: str, judge: Any, heard: Signals) -> dict[str, Any]:
     """Has one controller of Ray Train start the workers, again and again where it must, and returns what the chief does."""
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.exceptions import ControllerError
 
-    from service.cluster.backend import WorkerAddresses
+    from service.cluster.backend import TpuHosts, WorkerAddresses
     from service.cluster.controller import Trainer
     from service.cluster.moves import CommitFirst
 
     trainer = Trainer(
         _work,
         train_loop_config=config,
-        backend_config=WorkerAddresses(),
-        scaling_config=ScalingConfig(
-            num_workers=run.workers,
-            resources_per_worker={"CPU": run.threads_per_worker},
-            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
-        ),
+        backend_config=TpuHosts() if run.accelerator == "tpu" else WorkerAddresses(),
+        scaling_config=ScalingConfig(**devices.scaling(run, ray.nodes()), elastic_resize_monitor_interval_s=_RESIZE_SECONDS),
         run_config=RunConfig(
             name=f"{run.name}-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=-1),  # the judge counts
             callbacks=[judge, CommitFirst(config["relay"])],
-            worker_runtime_env={"env_vars": _worker_variables()},
+            worker_runtime_env={"env_vars": _worker_variables(run)},
         ),
         signals=heard,
     )
@@ -201,6 +193,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
     import ray.train
 
     from service import worker
+    from service.cluster import tpu
     from service.cluster.console import RemoteOutput
     from service.cluster.metrics import Gauges
     from service.kept import Kept
@@ -215,7 +208,13 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         notice.listen(config["relay"])
     try:
         run = Run(**config["run"])
-        return worker.perform(job, run, config["options"], config["store"], notice, Gauges(run.name, index, config["relay"]))
+        if run.accelerator == "tpu" and index != 0:
+            tpu.serve(config["relay"])
+            return None
+        gauges = Gauges(run.name, index, config["relay"])
+        done = worker.perform(job, run, config["options"], config["store"], notice, gauges)
+        ray.get(config["relay"].end.remote())
+        return done
     except StartAgain:
         if index == 0:
             ray.get(config["relay"].tell_moved.remote())
@@ -231,8 +230,11 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
             output.drain()
 
 
-def _worker_variables() -> dict[str, str]:
-    """Returns the environment that each worker begins with, before it imports anything."""
+def _worker_variables(run: Run) -> dict[str, str]:
+    """Returns the environment that each worker begins with, before it imports anything.
+
+    Which GPUs are a worker's, Ray tells it; where none is, it should not look at those of its machine.
+    """
     here = {name: os.environ[name] for name in _TOLD_TO_WORKERS if name in os.environ}
     paths = [*reference.import_paths(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
@@ -240,6 +242,7 @@ def _worker_variables() -> dict[str, str]:
         "TF_USE_LEGACY_KERAS": "0",
         "KERAS_BACKEND": "tensorflow",
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        **({"CUDA_VISIBLE_DEVICES": ""} if run.accelerator == "cpu" else {}),
         **here,
     }
 

@@ -145,7 +145,7 @@ def perform(
     from service.cluster import termination
 
     strategies.use_threads(run.threads_per_worker)
-    strategy = strategies.connect(run.devices_per_worker, timeout_seconds=run.stall_seconds)
+    strategy = strategies.connect(run.devices_per_process, run.stall_seconds, run.accelerator)
     termination.pass_on(notice, has_peers=strategies.worker_count() > 1)
     keras.utils.set_random_seed(run.seed)
     if run.deterministic:

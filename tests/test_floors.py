@@ -12,7 +12,8 @@ README = SERVICE.parent / "README.md"
 FLOORS = [
     "errors",
     "secrecy",
-    "run environment policies kubernetes",
+    "run",
+    "environment policies kubernetes",
     "storage cluster",
     "data exact",
     "training keras2 board",

@@ -71,14 +71,14 @@ def controller(driver: int) -> int:
     return found
 
 
-def drain(address: str, node: Any) -> None:
+def drain(address: str, node_id: str) -> None:
     """Announces that a machine is taken away, as the end of a spot machine is."""
     from ray._raylet import GcsClient
     from ray.core.generated import autoscaler_pb2
 
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline = int((time.time() + DRAIN_SECONDS) * 1000)
-    accepted, why = GcsClient(address=address).drain_node(node.node_id, reason, "spot", deadline)
+    accepted, why = GcsClient(address=address).drain_node(node_id, reason, "spot", deadline)
     assert accepted, why
 
 
@@ -136,7 +136,8 @@ def story(tmp_path_factory) -> Iterator[Story]:
         wait_for(lambda: has_begun(0), "the start")
         befall("worker 1 is sent SIGTERM", lambda: os.kill(attempts(notes)[0][1].process, signal.SIGTERM))
         befall("the controller is killed", lambda: os.kill(controller(os.getpid()), signal.SIGKILL))
-        befall("a machine is taken away", lambda: drain(cluster.address, nodes[1]))
+        befall("a machine is taken away", lambda: drain(cluster.address, nodes[1].node_id))
+        befall("the only worker is sent SIGTERM", lambda: os.kill(attempts(notes)[3][0].process, signal.SIGTERM))
         befall("a machine is added", lambda: nodes.append(cluster.add_node(num_cpus=1)))
         befall("a machine is lost", lambda: lose(nodes[2]))
         # What is told once a second is seen once in ten: an attempt that long is behind it.
@@ -152,7 +153,10 @@ def story(tmp_path_factory) -> Iterator[Story]:
         cluster.shutdown()
 
 
-@pytest.mark.parametrize("mishap", ["worker 1 is sent SIGTERM", "a machine is taken away", "a machine is added"])
+@pytest.mark.parametrize(
+    "mishap",
+    ["worker 1 is sent SIGTERM", "a machine is taken away", "the only worker is sent SIGTERM", "a machine is added"],
+)
 def test_what_is_announced_costs_no_step(story, mishap):
     before, after = story.around(mishap)
     last = {page.steps[-1] for page in before}
@@ -170,7 +174,7 @@ def test_what_comes_without_a_word_costs_the_steps_since_the_last_checkpoint(sto
 def test_the_run_has_as_many_workers_as_the_machines_that_stay_can_hold(story):
     log = CommitLog(Store(story.result.url))
     log.refresh()
-    assert [entry.body["workers"] for entry in log.entries() if entry.kind == "opened"] == [2, 2, 2, 1, 2, 1]
+    assert [entry.body["workers"] for entry in log.entries() if entry.kind == "opened"] == [2, 2, 2, 1, 1, 2, 1]
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     @property
     def _now(self) -> int:
-        return int(self._iterations())
+        return int(keras.ops.convert_to_numpy(self._iterations()))  # a strategy's scope has one for each device
 
     def _iterations(self) -> Any:
         return self.model.optimizer.iterations.value

@@ -1,16 +1,36 @@
 """How many workers an elastic run can have now, on machines that stay."""
 
+import concurrent.futures
+import socket
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray._private.state import state
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
+_ANSWER_SECONDS = 1.0
+
 
 class OnMachinesThatStay(ElasticScalingPolicy):
-    """Counts no machine that is gone or will be: Ray Train would reserve it again, and wait for it."""
+    """Counts no machine that is gone or will be: Ray Train would reserve it again, and wait for it.
+
+    Ray itself takes a while to count a machine as gone that lost its power, so each one is asked.
+    """
 
     def _count_possible_workers(self, reserved_resources: dict[str, Any]) -> int:
         leaving = state.get_draining_nodes()
-        staying = {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}
+        reserved = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in reserved_resources]
+        with concurrent.futures.ThreadPoolExecutor(max_workers=32) as asking:
+            answered = [*asking.map(_answers, reserved)]
+        staying = {node["NodeID"] for node, answers in zip(reserved, answered, strict=True) if answers} - set(leaving)
         return super()._count_possible_workers({node: r for node, r in reserved_resources.items() if node in staying})
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    """Whether somebody listens where the machine's raylet does."""
+    try:
+        with socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=_ANSWER_SECONDS):
+            return True
+    except OSError:
+        return False

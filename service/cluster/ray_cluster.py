@@ -1,9 +1,11 @@
 """The Ray cluster that is there, or one of this machine, and whether the workers fit."""
 
 import contextlib
+import json
 import logging
 import os
 import pathlib
+import re
 import secrets
 import socket
 import sys
@@ -12,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from service.cluster import loopback
-from service.errors import ClusterTooSmall, EnvironmentUnfit
+from service.cluster import devices, loopback
+from service.errors import EnvironmentUnfit
 from service.run import Run
 
 # Read by Ray Train's processes, which copy them from the driver.
@@ -29,6 +31,7 @@ _QUIET = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # the only one of a run's workers, stopped from outside
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_NAMED_BY_NODE = re.compile(r"node_[0-9a-f]+")
 
 
 @contextmanager
@@ -69,7 +72,7 @@ def joined(run: Run) -> Iterator[None]:
         is_ours = True
     try:
         if not _can_grow():
-            _check_cpus(run, ray.cluster_resources().get("CPU", 0.0), "the cluster")
+            devices.check(run, [node for node in ray.nodes() if node["Alive"]], "the cluster")
         yield
     finally:
         if is_ours:
@@ -99,7 +102,7 @@ def check_machine(run: Run) -> None:
     loaded = sys.modules.get("ray")
     joins = (loaded is not None and loaded.is_initialized()) or found_address() is not None
     if not joins:
-        _check_cpus(run, float(os.cpu_count() or 1), "this machine")
+        devices.check(run, [devices.this_machine(run.accelerator)], "this machine")
 
 
 def by_value(job: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,18 +135,17 @@ def found_address() -> str | None:
         return None
 
 
-def _check_cpus(run: Run, there: float, where: str) -> None:
-    least = run.workers if isinstance(run.workers, int) else run.workers[0]
-    needed = least * run.threads_per_worker
-    if needed > there:
-        raise ClusterTooSmall(
-            f"Run(workers={run.workers!r}, threads_per_worker={run.threads_per_worker}) needs {needed} CPUs; {where} has "
-            f"{there:g} and cannot grow. Ask for fewer workers or threads, or join a larger cluster (RAY_ADDRESS)."
-        )
-
-
 def _can_grow() -> bool:
-    """Whether an autoscaler watches the cluster: it writes its status where every node can read it."""
+    """Whether an autoscaler can add machines.
+
+    Ray's monitor reports on every cluster, also where it only looks: it then names a type after each node there is
+    (ray 2.60, autoscaler/_private/util.py). Kinds of machines have names that somebody gave them.
+    """
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
     from ray.experimental.internal_kv import _internal_kv_get
 
-    return any(_internal_kv_get(key) for key in ("__autoscaling_status", "__autoscaling_status_legacy", "__autoscaling_config"))
+    if is_autoscaler_v2(fetch_from_server=True):
+        return True
+    report = json.loads(_internal_kv_get("__autoscaling_status") or "{}").get("autoscaler_report") or {}
+    kinds = {*(report.get("active_nodes") or {}), *(report.get("idle_nodes") or {})}
+    return any(not _NAMED_BY_NODE.fullmatch(kind) for kind in kinds)

@@ -24,6 +24,7 @@ class Relay:
         self._arrived = asyncio.Event()
         self._asked: dict[str, asyncio.Event] = {"leave": asyncio.Event(), "move": asyncio.Event()}
         self._moved = asyncio.Event()
+        self._ended = asyncio.Event()
         self._beats: dict[str, dict[int, tuple[str, float, float]]] = {}
         self._problems: dict[str, str] = {}
         self._busy: dict[str, dict[int, float]] = {}
@@ -86,3 +87,11 @@ class Relay:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._moved.wait(), wait_seconds)
         return self._moved.is_set()
+
+    async def end(self) -> None:
+        """The chief's job is over: who serves it may go."""
+        self._ended.set()
+
+    async def ended(self) -> None:
+        """Returns when it is."""
+        await self._ended.wait()

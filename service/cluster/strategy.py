@@ -10,7 +10,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from service.cluster import loopback
+from service.cluster import loopback, tpu
+from service.errors import EnvironmentUnfit
 
 HEARTBEAT_SECONDS = 30  # TensorFlow's own would be 10, as long as a step may take
 
@@ -42,29 +43,55 @@ def worker_count() -> int:
     return len(cluster.get("worker", [])) or 1
 
 
-def connect(devices: int = 1, timeout_seconds: float | None = None) -> tf.distribute.Strategy:
-    """Returns the strategy of the worker processes that TF_CONFIG names.
+def connect(devices: int = 1, timeout_seconds: float | None = None, accelerator: str = "cpu") -> tf.distribute.Strategy:
+    """Returns the strategy of the worker processes that TF_CONFIG names; `policies.placing` tells which one, and why.
 
     Collective: every worker calls this, once, before TensorFlow runs anything else.
-    One worker with one device needs no other than TensorFlow's default strategy; one with
-    several gets MirroredStrategy, whose scope holds the variables.
+    One process with one device needs no other than TensorFlow's default strategy; one with
+    several gets MirroredStrategy or TPUStrategy, whose scope holds the variables.
 
     Args:
-        devices: how many devices each worker drives.
+        devices: how many devices this process drives.
         timeout_seconds: how long a collective may wait for another worker before it
             fails; None waits for as long as that worker's process lives.
+        accelerator: "cpu", "gpu" or "tpu".
+
+    Raises:
+        EnvironmentUnfit: TensorFlow does not find the devices.
     """
     if not _connected:
-        options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout_seconds)
+        if accelerator == "tpu":
+            _connected.append(tpu.strategy(devices))
+            return _connected[0]
+        _see_only(accelerator, devices)
         if worker_count() > 1:
             with _patient_heartbeat():
-                _connected.append(PlainStrategy(communication_options=options))
+                _connected.append(PlainStrategy(communication_options=_communication(accelerator, timeout_seconds)))
             _keep_to_this_machine()
         elif devices > 1:
-            _connected.append(tf.distribute.MirroredStrategy(_local_devices(devices)))
+            _connected.append(tf.distribute.MirroredStrategy(_local_devices(accelerator, devices)))
         else:
             _connected.append(tf.distribute.get_strategy())
     return _connected[0]
+
+
+def _communication(accelerator: str, timeout_seconds: float | None) -> Any:
+    means = tf.distribute.experimental.CommunicationImplementation
+    implementation = means.NCCL if accelerator == "gpu" else means.AUTO
+    return tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout_seconds, implementation=implementation)
+
+
+def _see_only(accelerator: str, devices: int) -> None:
+    """Has TensorFlow use the devices that were asked for, of all that this process could reach."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if accelerator == "cpu":
+        with contextlib.suppress(RuntimeError):  # a notebook, say, that has used TensorFlow before
+            tf.config.set_visible_devices([], "GPU")
+    elif len(gpus) < devices:
+        raise EnvironmentUnfit(
+            f"TensorFlow finds {len(gpus)} GPUs in this process, and {devices} were asked for. Install samestep[gpu] where the "
+            "workers run, and see `nvidia-smi` and `python -m service doctor` there."
+        )
 
 
 @contextlib.contextmanager
@@ -119,10 +146,10 @@ def is_lost_peer(error: BaseException) -> bool:
     return isinstance(error, gone) or (isinstance(error, tf.errors.OpError) and "Collective ops is aborted" in str(error))
 
 
-def _local_devices(count: int) -> list[str]:
-    """Returns the names of this process's devices; CPU devices are made where there are no others."""
-    if gpus := tf.config.list_physical_devices("GPU"):
-        return [f"GPU:{i}" for i in range(min(count, len(gpus)))]
+def _local_devices(accelerator: str, count: int) -> list[str]:
+    """Returns the names of this process's devices; CPU devices are made."""
+    if accelerator == "gpu":
+        return [f"GPU:{i}" for i in range(count)]
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     return [f"CPU:{i}" for i in range(count)]

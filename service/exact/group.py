@@ -7,6 +7,13 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from service.cluster.strategy import PlainStrategy
+from service.errors import DataInvalid, ModelInvalid
+
+_NOT_TOGETHER = (
+    tf.distribute.ParameterServerStrategy,
+    tf.distribute.experimental.ParameterServerStrategy,
+    tf.distribute.experimental.CentralStorageStrategy,
+)
 
 
 class Rows(NamedTuple):
@@ -32,10 +39,12 @@ class Group:
     Attributes:
         size: how many replicas take a step together.
         has_peers: whether other processes decide too, so that one's wish to stop must be heard by all.
+        compiler: what compiles the group's steps whatever a model says; empty where the model decides.
     """
 
     size = 1
     has_peers = False
+    compiler = ""
 
     def run(self, function: Any, *args: Any) -> Any:
         """Runs `function` as this worker's replicas; its result is the same on all of them, so one stands for it."""
@@ -45,6 +54,9 @@ class Group:
     def index(self) -> Any:
         """Which replica this is, from 0."""
         return 0
+
+    def check_rows(self, total: int) -> None:
+        """Refuses a global batch of so many rows that cannot be shared out; DataInvalid tells what can."""
 
     def own_rows(self, flat: list[Any], numbers: Any) -> tuple[list[Any], Rows]:
         """Returns this replica's rows of the tensors, and which ones those are.
@@ -165,9 +177,48 @@ class ScopeGroup(Group):
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(vector))
 
 
+class CoreGroup(ScopeGroup):
+    """The cores of TPUs, for which XLA compiles a step anew for every number of rows: each core holds as many as the others."""
+
+    compiler = "XLA"
+
+    def run(self, function: Any, *args: Any) -> Any:
+        # A dynamic batch would be padded to a size that the rows do not have.
+        options = tf.distribute.RunOptions(experimental_enable_dynamic_batch_size=False)
+        results = self.strategy.run(function, args=args, options=options)
+        return tf.nest.map_structure(lambda value: self.strategy.experimental_local_results(value)[0], results)
+
+    def check_rows(self, total: int) -> None:
+        if total % self.size:
+            raise DataInvalid(
+                f"A batch of {total} rows does not go evenly onto {self.size} TPU cores. Choose a batch_size that is a "
+                f"multiple of {self.size}, and as many rows that the last batch is one too."
+            )
+
+    def own_rows(self, flat: list[Any], numbers: Any) -> tuple[list[Any], Rows]:
+        """Cuts the whole batch at sizes that come of its shape alone, which XLA knows when it compiles."""
+        total = tf.shape(flat[0])[0]
+        count = total // self.size
+        start = tf.cast(self.index, tf.int32) * count
+        own = [tf.slice(t, [start, *[0] * (len(t.shape) - 1)], tf.concat([[count], tf.shape(t)[1:]], 0)) for t in flat]
+        own = [tf.ensure_shape(part, [None, *t.shape[1:]]) for part, t in zip(own, flat, strict=True)]
+        return own, Rows(start, count, total)
+
+
 @functools.lru_cache(maxsize=8)
 def of(strategy: tf.distribute.Strategy | None) -> Group:
-    """Returns the group of a strategy's replicas; None is this process alone."""
+    """Returns the group of a strategy's replicas; None is this process alone.
+
+    Raises:
+        ModelInvalid: the strategy's replicas do not take each step together.
+    """
+    if isinstance(strategy, _NOT_TOGETHER):
+        raise ModelInvalid(
+            f"The model was made in the scope of {type(strategy).__name__}: its variables are updated apart from the replicas "
+            "or without waiting for all of them, so its step cannot be the step of one device. Use worker.strategy."
+        )
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return CoreGroup(strategy)
     if isinstance(strategy, PlainStrategy):
         return PlainGroup(strategy)
     if strategy is None or (strategy.num_replicas_in_sync == 1 and not strategy.extended._in_multi_worker_mode()):

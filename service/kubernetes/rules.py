@@ -4,7 +4,6 @@ The operator refuses some RayJobs only after the API server has taken them, and 
 node takes waits for ever. So each rule is told before, from the rendered documents alone.
 """
 
-import math
 import re
 from collections.abc import Iterator
 
@@ -22,6 +21,7 @@ from service.kubernetes.documents import (
     ray_cluster,
     title,
 )
+from service.run import chips
 
 MOST_CHARACTERS = {"RayJob": 47, "RayCluster": 53}
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # a DNS-1035 label
@@ -47,13 +47,6 @@ def problems(documents: list[Document]) -> list[str]:
 def is_name(text: str, most: int = 63) -> bool:
     """Whether the text may name an object of Kubernetes: a DNS-1035 label of at most so many characters."""
     return len(text) <= most and _NAME.fullmatch(text) is not None
-
-
-def chips(topology: str) -> int:
-    """Returns how many chips a TPU slice of this shape has; raises ValueError for what is no shape."""
-    if not re.fullmatch(r"\d+x\d+(x\d+)?", topology):
-        raise ValueError(topology)
-    return math.prod(map(int, topology.split("x")))
 
 
 def _of_names(document: Document) -> Iterator[str]:

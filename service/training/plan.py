@@ -1,7 +1,7 @@
 """How a source becomes each replica's part of each global batch."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -34,6 +34,7 @@ class Plan(Protocol):
         like: (x, y, sample_weight) as every batch nests them.
         steps: global batches in an epoch; None while nobody knows.
         batch_size: rows of a global batch; None where the source says so.
+        sizes: how many rows its batches have, as far as that is known.
     """
 
     @property
@@ -44,6 +45,9 @@ class Plan(Protocol):
 
     @property
     def steps(self) -> int | None: ...
+
+    @property
+    def sizes(self) -> Set[int]: ...
 
     def batches(self, group: Group, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
         """Yields this replica's part of the batches of an epoch, from batch `first` on."""
@@ -81,6 +85,11 @@ class ArrayPlan:
             warnings.warn(
                 f"steps_per_epoch={steps_per_epoch}, but all rows are {in_a_pass} batches: every epoch has those.", stacklevel=4
             )
+
+    @property
+    def sizes(self) -> Set[int]:
+        """The rows of all its batches: of most, and of the last one."""
+        return {min(self.batch_size, self.source.size), self.source.size % self.batch_size} - {0}
 
     def is_over(self, epoch: int) -> bool:
         """Never: every epoch has batches."""

@@ -29,6 +29,7 @@ class Step:
         test_logs: those that `test` gave; a test_step of the author's own has names of its own.
         assumptions: what the loss was taken for without knowing, see `training.first_step`.
         is_checked: whether that was compared with one device's loss.
+        compiler: "XLA" or "TensorFlow", whose noise is not the same.
 
     Every function takes flat tensors of the replica's rows [b, ...] (of the whole batch
     where a strategy's scope holds the variables), `numbers` [6] int32 (start, count, total, and
@@ -45,6 +46,7 @@ class Step:
         self.assumptions: list[str] = []
         self._reduced: dict[str, Any] | None = None
         self.is_checked = group.size == 1
+        self.compiler = group.compiler or ("XLA" if self._is_jit else "TensorFlow")
         if isinstance(group, ScopeGroup) and model.compiled:
             gradients.let_optimizer_apply(model.optimizer)
         for seams in (losses, noise, normalization, metrics, gradients):
@@ -65,8 +67,12 @@ class Step:
         if self.model.run_eagerly:
             # Tensors, as a graph and Keras give: what is an array is taken for the same on every replica.
             return lambda *given: function(*tf.nest.map_structure(tf.convert_to_tensor, given))
-        jit = bool(self.model.jit_compile) and self.group.size == 1
-        return PULSE.stepping(Traced(tf.function(function, input_signature=signature, jit_compile=jit, autograph=False)))
+        made = tf.function(function, input_signature=signature, jit_compile=self._is_jit, autograph=False)
+        return PULSE.stepping(Traced(made))
+
+    @property
+    def _is_jit(self) -> bool:
+        return bool(self.model.jit_compile) and self.group.size == 1 and not self.model.run_eagerly
 
     def _train(self, flat: Any, numbers: Any, weight_sums: Any) -> Any:
         undo = [(v, v.value.read_value()) for v in self._moved_by_forward()]

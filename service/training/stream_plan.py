@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 import keras
@@ -30,6 +30,7 @@ class StreamPlan:
     """
 
     batch_size: int | None = None
+    sizes: Set[int] = frozenset()  # what comes is seen when it comes
 
     def __init__(
         self,

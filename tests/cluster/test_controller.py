@@ -1,6 +1,7 @@
 """What Ray Train's controller leaves when it dies, and how many workers an elastic run counts on."""
 
 import os
+import socket
 
 import pytest
 import ray
@@ -9,6 +10,7 @@ from ray.util import placement_group_table
 from ray.util.placement_group import placement_group
 
 from service.cluster import controller, elastic
+from tests.processes import free_ports
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,13 @@ def test_only_what_the_dead_had_reserved_is_free_again(cluster):
 
 
 def test_an_elastic_run_counts_on_no_machine_that_is_gone_or_about_to_go(monkeypatch):
-    nodes = [{"NodeID": "here", "Alive": True}, {"NodeID": "leaving", "Alive": True}, {"NodeID": "gone", "Alive": False}]
-    monkeypatch.setattr(elastic.ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(elastic.state, "get_draining_nodes", lambda: {"leaving": 0})
-    policy = elastic.OnMachinesThatStay(ScalingConfig(num_workers=(1, 8), resources_per_worker={"CPU": 1}))
-    # Two CPUs of each are reserved, and those of one machine are still there tomorrow.
-    assert policy._count_possible_workers({name: {"CPU": 2.0} for name in ("here", "leaving", "gone")}) == 2
+    with socket.create_server(("127.0.0.1", 0)) as raylet:
+        there = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": raylet.getsockname()[1], "Alive": True}
+        silent = {**there, "NodeManagerPort": free_ports(1)[0]}  # of which Ray does not know yet that it is gone
+        gone = {**there, "Alive": False}
+        nodes = {"here": there, "leaving": there, "silent": silent, "gone": gone}
+        monkeypatch.setattr(elastic.ray, "nodes", lambda: [{"NodeID": name, **node} for name, node in nodes.items()])
+        monkeypatch.setattr(elastic.state, "get_draining_nodes", lambda: {"leaving": 0})
+        policy = elastic.OnMachinesThatStay(ScalingConfig(num_workers=(1, 8), resources_per_worker={"CPU": 1}))
+        # Two CPUs of each are reserved, and those of one machine are still there tomorrow.
+        assert policy._count_possible_workers({name: {"CPU": 2.0} for name in nodes}) == 2

@@ -82,9 +82,8 @@ def test_a_manifest_is_as_valid_and_closed_as_its_overlay(ask, overlay):
         ("local", "3", "", (3, 3)),  # a pod of 1 CPU, a thread a worker
         ("gpu", "8", "", (8, 8)),  # a pod of 1 GPU
         ("gpu", "2-5", "", (2, 5)),
-        ("tpu", "8", "", (2, 2)),  # a chip a worker; slices of 2x2
-        ("tpu", "2", "--devices-per-worker 4", (2, 2)),
-        ("tpu", "8", "--devices-per-worker 4 --topology 4x4", (2, 2)),  # 32 chips in slices of 16
+        ("tpu", "1", "", (1, 1)),  # a slice of 2x2, which is one host of four chips
+        ("tpu", "4", "--topology 4x4", (1, 1)),  # a slice of four hosts
     ],
 )
 def test_there_are_as_many_pods_as_the_workers_fill(ask, overlay, workers, options, replicas):
@@ -102,11 +101,11 @@ def test_several_workers_share_a_pod_that_has_room(ask, tmp_path, monkeypatch):
 
 
 def test_a_slice_of_several_hosts_has_a_pod_for_each(ask):
-    _, documents, _ = run(ask, overlay="tpu", workers="4", options=("--devices-per-worker", "4", "--topology", "4x4"))
+    _, documents, _ = run(ask, overlay="tpu", workers="4", options=("--topology", "4x4"))
     # 4 x 4 chips, 4 on a machine: 4 hosts are one slice.
     assert (group(documents)["numOfHosts"], group(documents)["replicas"]) == (4, 1)
     assert pod(documents, "worker").spec["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
-    assert ray(documents)["spec"]["entrypoint"].endswith("--devices-per-worker 4 --topology 4x4")
+    assert ray(documents)["spec"]["entrypoint"].endswith("--topology 2x2 --devices-per-worker 4 --topology 4x4")
 
 
 def test_the_job_s_environment_reaches_head_and_workers_and_a_secret_only_by_its_name(ask):
@@ -159,9 +158,10 @@ def test_the_longest_name_makes_a_rayjob_of_47_characters(ask):
         ((), {"workers": "many"}, 'given "many"'),
         ((), {"options": ("--threads-per-worker", "2")}, "No worker fits in a pod"),
         ((), {"overlay": "gpu", "options": ("--devices-per-worker", "2")}, "No worker fits in a pod"),
-        ((), {"overlay": "tpu", "workers": "3"}, "do not fill slices of 2x2 (4 chips)"),
+        ((), {"overlay": "tpu", "workers": "3"}, "a slice of 2x2 has 4 chips, and 3 hosts of 4 have 12"),
+        ((), {"overlay": "tpu", "workers": "1-2"}, "neither grows nor shrinks"),
         ((), {"overlay": "tpu", "options": ("--topology", "2by2")}, "expected a slice's shape"),
-        ((), {"overlay": "tpu", "options": ("--topology", "3x3")}, "is 9 chips, and the overlay's machines have 4 each"),
+        ((), {"overlay": "tpu", "options": ("--topology", "3x3", "--devices-per-worker", "9")}, "have 4 chips each"),
         (("--env", "MODE"), {}, "expected NAME=VALUE"),
         (("--env", "HF_TOKEN=x"), {}, "--secret-env HF_TOKEN=NAME:KEY"),
         (("--secret-env", "HF_TOKEN=secret"), {}, "expected NAME=SECRET:KEY"),
