@@ -14,8 +14,10 @@ export CUDA_VISIBLE_DEVICES ?=
 train: $(READY)  ## run the main job on two workers
 	$(BIN)/python -m jobs.digits_vae --workers 2 --storage runs --name vae-1
 
+# What starts no processes of its own goes two at a time; the others have the machine's cores to themselves.
 test: $(READY) $(TOOLS)/.ready  ## run every test
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak and not processes and not ray" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not soak and (processes or ray)"
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""What the tests share: quiet, on CPUs, one thread an operation; and worker processes, one group a module."""
+"""What the tests share: quiet, on CPUs, one thread an operation; and worker processes, one group of each kind."""
 
 import os
 from collections.abc import Iterator
@@ -14,17 +14,37 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
-@pytest.fixture(scope="module")
+def _workers(count: int, floatx: str) -> Iterator[Workers]:
+    workers = Workers(count, floatx)
+    yield workers
+    workers.stop()
+
+
+@pytest.fixture(scope="session")
 def one() -> Iterator[Workers]:
     """A process that trains alone."""
-    workers = Workers(1)
-    yield workers
-    workers.stop()
+    yield from _workers(1, "float32")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two() -> Iterator[Workers]:
     """Two processes that train together."""
-    workers = Workers(2)
-    yield workers
-    workers.stop()
+    yield from _workers(2, "float32")
+
+
+@pytest.fixture(scope="session")
+def one_double() -> Iterator[Workers]:
+    """A process that trains alone, in float64."""
+    yield from _workers(1, "float64")
+
+
+@pytest.fixture(scope="session")
+def two_double() -> Iterator[Workers]:
+    """Two processes that train together, in float64."""
+    yield from _workers(2, "float64")
+
+
+@pytest.fixture(scope="session")
+def three_double() -> Iterator[Workers]:
+    """Three processes that train together, in float64."""
+    yield from _workers(3, "float64")

@@ -12,13 +12,14 @@ from tests.processes import WorkerFailed
 pytestmark = pytest.mark.processes
 # 45 rows less the last fifth are 36: 8, 8, 8, 8, 4 in an epoch; validation has two batches.
 EPOCHS, STEPS = {"save_every_epochs": 1}, {"save_every_steps": 2}
+RARE = pytest.mark.soak
 MOMENTS = [
-    (STEPS, ("batch_end", 0, 0)),  # nothing is saved yet
+    pytest.param(STEPS, ("batch_end", 0, 0), marks=RARE),  # nothing is saved yet
     (STEPS, ("batch_end", 2, 1)),
     (STEPS, ("batch_end", 2, 4)),  # all of the epoch's steps, but not its end
     (STEPS, ("test_batch_end", 2, 1)),
-    (EPOCHS, ("epoch_begin", 4, 0)),
-    (STEPS, ("train_end", 4, 0)),
+    pytest.param(EPOCHS, ("epoch_begin", 4, 0), marks=RARE),
+    pytest.param(STEPS, ("train_end", 4, 0), marks=RARE),
 ]
 
 

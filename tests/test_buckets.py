@@ -73,7 +73,7 @@ def whole(two, tmp_path_factory):
     return two.call(attempts.train, str(tmp_path_factory.mktemp("whole")), None, EPOCHS, STEPS)
 
 
-@pytest.fixture(scope="module", params=["gs", "s3"])
+@pytest.fixture(scope="module", params=["gs", pytest.param("s3", marks=pytest.mark.soak)])
 def interrupted(request, servers, two):
     """A bucket's run that was interrupted in epoch 1 and then went on: its store, both attempts' answers."""
     storage = f"{request.param}://bucket/{uuid.uuid4().hex}"

@@ -64,6 +64,7 @@ def test_the_run_is_bit_for_bit_the_one_that_never_had_these_batches(two, tmp_pa
     assert written(tmp_path / "without") == []
 
 
+@pytest.mark.soak
 def test_what_was_left_out_stays_so_when_the_run_is_interrupted_later(two, tmp_path):
     options, left = {"rollbacks": 1, "save_every_steps": 2}, [slice(16, 32)]
     # When the second epoch begins the run has gone back once, and in its fifth batch twice.
@@ -86,6 +87,7 @@ def close(mine, stock):
         np.testing.assert_allclose(one, another, rtol=0, atol=1e-6)
 
 
+@pytest.mark.soak
 def test_what_is_left_out_may_go_over_the_end_of_an_epoch(one, tmp_path):
     # A checkpoint behind step 4 of 6; poison in the second epoch's second batch.
     options = {"rollbacks": 1, "save_every_steps": 4, **NEVER_SAVED}
@@ -135,6 +137,7 @@ def test_a_run_that_may_go_back_twice_does(one, tmp_path):
     assert [body["skipped"] for body in written(tmp_path)] == [[[0, 6], [0, 7]], [[0, 6], [0, 11]]]
 
 
+@pytest.mark.soak
 def test_a_new_good_checkpoint_makes_good_for_what_was_before(one, tmp_path):
     places = {(epoch, 3) for epoch in range(5)}
     (mine,) = one.call(divergences.simply, str(tmp_path), EVERY_STEP, places, 5)
@@ -164,6 +167,7 @@ def test_a_checkpoint_from_which_training_diverges_at_once_is_left_for_an_earlie
     assert second["back_to"] < first["back_to"] and steps.get(second["back_to"], 2) == 2
 
 
+@pytest.mark.soak
 def test_a_spike_is_seen_from_the_losses_before_it_also_when_the_run_went_on_in_between(one, tmp_path):
     # 30 steps, of which the 26th has a loss some thousand times as large: seen where at least 20 are known before.
     options = {"rollbacks": 1, "spike": 20.0, "save_every_steps": 5, **NEVER_SAVED}

@@ -84,7 +84,7 @@ def test_without_options_the_run_and_the_job_have_their_defaults():
         ("--workers 0", "workers", 0),
         ("--workers 1-4", "workers", (1, 4)),
         ("--accelerator gpu", "accelerator", "gpu"),
-        ("--topology 2x4 --accelerator tpu", "topology", "2x4"),
+        ("--topology 2x4 --accelerator tpu --devices-per-worker 8", "topology", "2x4"),
         ("--topology none", "topology", None),
         ("--seed 7", "seed", 7),
         ("--save-every-seconds 2.5", "save_every_seconds", 2.5),
@@ -188,7 +188,7 @@ def test_help_explains_every_option_and_its_default(capsys: Any):
     for told in [
         "--name TEXT the run's folder under `storage`. The same name again continues the run. (default: digits)",
         "(`runs`, `gs://bucket/runs`). (default: runs)",
-        "--workers N|MIN-MAX the number of worker processes;",
+        "--workers N|MIN-MAX the number of workers;",
         "--accelerator cpu|gpu|tpu",
         "--seed N|none of weights, data order and noise; None draws one and records it. (default: none)",
         "--deterministic, --no-deterministic ask TensorFlow for the same bits from the same run. (default: --deterministic)",

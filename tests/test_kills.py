@@ -1,4 +1,4 @@
-"""Drivers of real runs killed with SIGKILL, with their workers or without them, and the same command again."""
+"""A real run's driver killed with SIGKILL, without its workers, and the same command again; soak has more."""
 
 import contextlib
 import hashlib
@@ -198,7 +198,7 @@ def at_a_moment_of(attempt: int, folder: Path, driver: Driver, generator: np.ran
 
 
 class Told(NamedTuple):
-    """What happened to the run "killed": a second driver came while the first was alive, and two drivers were killed.
+    """What happened to the run "killed": a second driver came while the first was alive, which then was killed.
 
     Attributes:
         folder: the run's.
@@ -247,15 +247,11 @@ def told(tmp_path_factory) -> Iterator[Told]:
         (notes / "gate").write_text("")  # which lets the first go on
         (notes / "gate").unlink()
         at_a_moment_of(1, folder, first, generator)
-        first.kill(with_all=True)
+        first.kill(with_all=False)  # its workers go on until Ray has noticed, which takes seconds
 
-        third = start(*command)
-        at_a_moment_of(2, folder, third, generator)
-        third.kill(with_all=False)  # its workers go on until Ray has noticed, which takes seconds
-
-        fourth = start(*command)
-        assert fourth.wait() == 0, fourth.printed()
-        yield Told(folder, first.pid, refused, after_refusal, fourth.printed(), doors, strangers)
+        last = start(*command)
+        assert last.wait() == 0, last.printed()
+        yield Told(folder, first.pid, refused, after_refusal, last.printed(), doors, strangers)
 
 
 def reached(port: int) -> list[str]:
@@ -302,14 +298,15 @@ def test_a_second_driver_is_refused_and_told_who_has_the_run(told):
     assert told.attempts == 1
 
 
-def test_drivers_that_come_after_a_killed_one_take_over_where_it_was(told):
+def test_a_driver_that_comes_after_a_killed_one_takes_over_where_it_was(told):
     log = log_of(told.folder).entries()
     opened = [entry.attempt for entry in log if entry.kind == "opened"]
     # Where the workers that outlived their driver had the time for all that was left, theirs is the last attempt.
-    assert len(opened) == 3 or (len(opened) == 2 and log[-1].attempt == opened[1])
+    assert len(opened) == 2 or (len(opened) == 1 and log[-1].attempt == opened[0])
     # The first was killed in epoch 3 or later, so nobody after it trained epochs 1 and 2.
     assert re.search(r"^epoch [12]/", told.last, re.MULTILINE) is None
 
 
-def test_a_run_with_two_killed_drivers_ends_with_the_bits_of_an_undisturbed_one(told, whole):
+@pytest.mark.soak
+def test_a_run_with_a_killed_driver_ends_with_the_bits_of_an_undisturbed_one(told, whole):
     assert left(told.folder) == whole

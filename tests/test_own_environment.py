@@ -11,7 +11,7 @@ import pytest
 
 from tests import ray_heads, told_jobs
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(300)]
 
 HERE = Path(__file__).parents[1]
 

@@ -21,7 +21,7 @@ from service.run import Run
 from tests import ray_jobs
 from tests.test_moves import drain
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(300)]
 
 SLICE = Run("r", accelerator="tpu", workers=2, devices_per_worker=4, topology="2x2x2")
 GPUS = Run("r", accelerator="gpu", workers=2, devices_per_worker=2)
@@ -110,7 +110,6 @@ def seen(_: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.soak
 def test_each_of_several_gpus_has_a_process_and_no_two_share_one(cluster):
     told = placed(GPUS, seen, WorkerAddresses())
     # 2 workers of 2 GPUs: 4 processes, 2 on each machine.
@@ -156,7 +155,6 @@ def test_devices_that_are_not_there_are_refused_before_anything_is_reserved(clus
     assert said in str(refusal.value)
 
 
-@pytest.mark.soak
 def test_gpus_that_only_ray_knows_of_are_told_by_the_worker_that_does_not_find_them(cluster, tmp_path):
     with pytest.raises(
         EnvironmentUnfit, match=r"TensorFlow finds 0 GPUs in this process, and 1 were asked for.*samestep\[gpu\]"

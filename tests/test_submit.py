@@ -118,7 +118,7 @@ def test_a_job_that_fails_ends_the_command_with_an_error_and_its_reason(head, ch
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_stopped_job_commits_where_it_is_and_the_same_command_goes_on_from_there(head, checkout, tmp_path):
+def test_a_stopped_job_commits_where_it_is(head, checkout, tmp_path):
     """`ray job stop` sends SIGTERM to the command, and SIGKILL to what is left 3 s later.
 
     The commit needs a step and a save, and the command then some seconds to let go of its lease and of
@@ -147,12 +147,6 @@ def test_a_stopped_job_commits_where_it_is_and_the_same_command_goes_on_from_the
     last = [entry for entry in entries(folder) if entry.kind == "checkpoint"][-1]
     epoch, step = map(int, said.groups())
     assert (last.body["epoch"], last.body["step"]) == (epoch - 1, step)
-    assert problems(folder) == []
-
-    again = submit(head, checkout, "stopped-2", *command, "--epochs", str(epoch + 1))
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert re.findall(r"^epoch (\d+)/", again.stdout, re.MULTILINE) == [str(epoch), str(epoch + 1)]
-    assert entries(folder)[-1].kind == "finished"
     assert problems(folder) == []
 
 

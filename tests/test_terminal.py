@@ -48,6 +48,7 @@ def assert_lines(lines: list[str], patterns: list[str]) -> None:
         assert re.fullmatch(pattern, line), f"{line!r} is not {pattern!r} in:\n{text}"
 
 
+@pytest.mark.soak
 def test_without_a_terminal_there_is_one_line_an_epoch_and_the_summary(tmp_path):
     words, variables = command(tmp_path)
     done = subprocess.run(words, cwd=tmp_path, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True)

@@ -95,9 +95,9 @@ def resumed(three, tmp_path_factory) -> Trained:
 
 @pytest.fixture(scope="module")
 def killed(place) -> Trained:
-    """Five epochs of the same model, with worker 1 killed in the third."""
+    """Three epochs of the same model, with worker 1 killed in the last."""
     run = service.Run("killed", str(place), workers=2, seed=SEED)
-    return trained(ray_jobs.vae_killed_once, run, epochs=5, notes=str(place), **OPTIONS)
+    return trained(ray_jobs.vae_killed_once, run, epochs=3, notes=str(place), **OPTIONS)
 
 
 def entries(result_or_url: Any) -> list[Entry]:
@@ -350,6 +350,7 @@ def test_another_option_is_refused_and_the_difference_shown(three):
     assert entries(three.result) == before
 
 
+@pytest.mark.soak
 def test_more_epochs_train_only_the_rest_and_equal_a_run_of_all_at_once(resumed, five):
     assert re.findall(r"epoch (\d+)/5", resumed.printed) == ["4", "5"]
     assert_same_bits(resumed.result, five.result)
@@ -358,6 +359,7 @@ def test_more_epochs_train_only_the_rest_and_equal_a_run_of_all_at_once(resumed,
     assert attempts(five.result) == 1
 
 
+@pytest.mark.soak
 def test_the_views_of_a_resumed_run_tell_all_epochs(resumed):
     folder, history = Path(resumed.result.url), resumed.result.history
     assert json.loads((folder / "history.json").read_text()) == history
@@ -369,13 +371,13 @@ def test_the_views_of_a_resumed_run_tell_all_epochs(resumed):
     assert scalars(resumed.result.url, "validation")["epoch_loss"] == at_epoch_ends(history["val_loss"])
 
 
-def test_a_killed_worker_restarts_by_itself_and_ends_with_the_same_bits(killed, five, place):
+def test_a_killed_worker_restarts_by_itself_and_ends_with_the_same_bits(killed, three, place):
     assert attempts(killed.result) == 2
-    assert_same_bits(killed.result, five.result)
+    assert_same_bits(killed.result, three.result)
     first, *later = pages(place).values()
     # Killed in epoch 3, numbered 2. Epoch 2 waited until epoch 1 was saved; epoch 2's own checkpoint may not have been.
     assert first == [0, 1, 2]
-    assert later[0] in ([1, 2, 3, 4], [2, 3, 4])
+    assert later[0] in ([1, 2], [2])
 
 
 def test_what_a_callback_was_made_with_stays_its_own_on_every_worker_after_a_restart(killed, place):
@@ -417,18 +419,21 @@ def test_an_exception_of_the_author_ends_the_run_in_the_first_attempt(tmp_path):
     assert "finished" not in [entry.kind for entry in log]
 
 
+@pytest.mark.soak
 def test_data_that_differs_between_workers_is_refused_naming_it_and_them_without_a_retry(tmp_path):
     with pytest.raises(WorkersDiffer, match=r"worker 0: x \(workers 1\)\. Give every worker the whole data set"):
         service.train(ray_jobs.draws_its_own_data, service.Run("differs", str(tmp_path), workers=2))
     assert [entry.kind for entry in entries(str(tmp_path / "differs"))] == ["opened"]
 
 
+@pytest.mark.soak
 def test_a_weight_of_nan_is_refused_without_a_retry(tmp_path):
     with pytest.raises(DataInvalid, match=r"sample_weight is .*nan.* at row 3"):
         service.train(ray_jobs.weighs_a_row_nan, service.Run("nan", str(tmp_path), workers=1))
     assert [entry.kind for entry in entries(str(tmp_path / "nan"))] == ["opened"]
 
 
+@pytest.mark.soak
 def test_a_step_that_kills_its_worker_twice_ends_the_run_whatever_max_restarts_allows(tmp_path):
     with pytest.raises(WorkersLost, match=r"twice in the same step, 2 steps into the attempt \(worker 1: ActorDiedError\)"):
         service.train(ray_jobs.killed_always, service.Run("always", str(tmp_path), workers=2, max_restarts=9))
@@ -446,6 +451,7 @@ print(json.dumps([result.history, result.metrics]))
 """
 
 
+@pytest.mark.soak
 def test_no_workers_train_in_this_process_to_the_same_history_as_one_worker_on_ray(tmp_path):
     environment_of_its_own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     alone = subprocess.run(

@@ -83,6 +83,7 @@ def test_a_run_in_one_process_commits_at_ctrl_c_and_its_command_goes_on_from_the
 
 
 @pytest.mark.processes
+@pytest.mark.soak
 def test_a_run_whose_time_is_over_commits_and_says_where(tmp_path):
     words = [sys.executable, "-m", "tests.kill_jobs", "--workers", "0", "--storage", str(tmp_path), "--name", "timed"]
     words += ["--notes", str(tmp_path), "--epochs", "100000", "--patience", "100000", "--max-seconds", "9"]

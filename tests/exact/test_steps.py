@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 
 from tests.exact import steps
-from tests.processes import WorkerFailed, Workers
+from tests.processes import WorkerFailed
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-def three():
-    workers = Workers(3, "float64")
-    yield workers
-    workers.stop()
+def three(three_double):
+    return three_double
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 
 from tests.exact import streams
-from tests.processes import WorkerFailed, Workers
+from tests.processes import WorkerFailed
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-def two():
-    workers = Workers(2, "float64")
-    yield workers
-    workers.stop()
+def two(two_double):
+    return two_double
 
 
 RARE = ("tf.data, endless", "PyDataset, threads", "arrays, epochs inside a pass")
@@ -46,7 +44,13 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize(("kind", "moment"), RESUMED.items(), ids=str)
+RARE = ("tf.data, shuffled", "PyDataset, reordered")
+
+
+@pytest.mark.parametrize(
+    ("kind", "moment"),
+    [pytest.param(kind, moment, marks=[pytest.mark.soak] if kind in RARE else []) for kind, moment in RESUMED.items()],
+)
 def test_a_run_goes_on_with_the_batch_that_would_have_come(two, tmp_path, kind, moment):
     whole = two.call(streams.attempt, str(tmp_path / "whole"), kind, None)
     assert two.call(streams.attempt, str(tmp_path / "cut"), kind, moment) == [str(moment)] * 2

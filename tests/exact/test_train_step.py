@@ -5,7 +5,7 @@ import pytest
 
 from tests.exact import own_steps, parity
 from tests.exact.own_models import CASES
-from tests.processes import WorkerFailed, Workers
+from tests.processes import WorkerFailed
 
 pytestmark = pytest.mark.processes
 FLOAT64 = 1e-9  # over max(1, largest entry): on weights and optimizer state, history and predictions
@@ -16,24 +16,18 @@ def short(case):
 
 
 @pytest.fixture(scope="module")
-def one():
-    workers = Workers(1, "float64")
-    yield workers
-    workers.stop()
+def one(one_double):
+    return one_double
 
 
 @pytest.fixture(scope="module")
-def two():
-    workers = Workers(2, "float64")
-    yield workers
-    workers.stop()
+def two(two_double):
+    return two_double
 
 
 @pytest.fixture(scope="module")
-def three():
-    workers = Workers(3, "float64")
-    yield workers
-    workers.stop()
+def three(three_double):
+    return three_double
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "adversaries" not in case], ids=short)
@@ -43,14 +37,16 @@ def test_two_workers_end_where_one_device_does(two, case):
     assert max(difference) <= FLOAT64
 
 
-@pytest.mark.parametrize("case", ["trackers", pytest.param("in_a_layer", marks=pytest.mark.soak), "scaled"])
+@pytest.mark.parametrize(
+    "case", [*(pytest.param(case, marks=pytest.mark.soak) for case in ("trackers", "in_a_layer")), "scaled"]
+)
 def test_two_replicas_in_one_process_end_where_one_device_does(one, case):
     difference = one.call(parity.compare, f"tests.exact.own_models:{case}", "replicas")[0]
     print(case, "2 replicas", difference)
     assert max(difference) <= FLOAT64
 
 
-@pytest.mark.parametrize("case", [pytest.param("trackers", marks=pytest.mark.soak), "adversaries"])
+@pytest.mark.parametrize("case", ["trackers", pytest.param("adversaries", marks=pytest.mark.soak)])
 def test_idle_workers_in_the_last_batch_bring_nothing(three, case):
     difference = three.call(parity.compare, f"tests.exact.own_models:{case}")[0]
     print(case, "3 workers", difference)

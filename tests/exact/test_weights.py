@@ -8,7 +8,7 @@ import service
 from service.errors import ModelInvalid
 from service.training import models
 from tests.exact import parity, steps, weighted
-from tests.processes import WorkerFailed, Workers
+from tests.processes import WorkerFailed
 
 processes = pytest.mark.processes
 FLOAT64 = 1e-9
@@ -16,10 +16,8 @@ HERE = "tests.exact.weighted"
 
 
 @pytest.fixture(scope="module")
-def two():
-    workers = Workers(2, "float64")
-    yield workers
-    workers.stop()
+def two(two_double):
+    return two_double
 
 
 @processes

@@ -50,6 +50,7 @@ def whole(two, tmp_path_factory):
     return two.call(stock.by_service, train, str(tmp_path_factory.mktemp("whole")), SHORT)
 
 
+@pytest.mark.soak
 def test_interrupted_and_continued_it_ends_with_the_same_bits(two, whole, tmp_path):
     assert two.call(stock.by_service, train, str(tmp_path), SHORT, None, 5) == ["died", "died"]
     for mine, uncut in zip(two.call(stock.by_service, train, str(tmp_path), SHORT), whole, strict=True):

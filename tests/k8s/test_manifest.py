@@ -68,7 +68,9 @@ def test_the_run_keeps_its_name_and_each_manifest_s_rayjob_has_one_of_its_own(as
 @pytest.mark.parametrize("overlay", ["local", "gpu", "tpu", "spot", "kueue"])
 def test_a_manifest_is_as_valid_and_closed_as_its_overlay(ask, overlay):
     words = ("--env", "MODE=fast", "--secret-env", "HF_TOKEN=hugging-face:token")
-    code, documents, complaint = run(ask, *words, overlay=overlay, workers="4", options=("--devices-per-worker", "1"))
+    # A slice of 2x2 is one host of four chips.
+    workers, devices = ("1", "4") if overlay == "tpu" else ("4", "1")
+    code, documents, complaint = run(ask, *words, overlay=overlay, workers=workers, options=("--devices-per-worker", devices))
     assert code == 0, complaint
     crds = schemas.crd_folders()
     known = schemas.ray_schemas(crds[0]) if crds else schemas.UNKNOWN_RAY
@@ -161,7 +163,10 @@ def test_the_longest_name_makes_a_rayjob_of_47_characters(ask):
         ((), {"overlay": "tpu", "workers": "3"}, "a slice of 2x2 has 4 chips, and 3 hosts of 4 have 12"),
         ((), {"overlay": "tpu", "workers": "1-2"}, "neither grows nor shrinks"),
         ((), {"overlay": "tpu", "options": ("--topology", "2by2")}, "expected a slice's shape"),
-        ((), {"overlay": "tpu", "options": ("--topology", "3x3", "--devices-per-worker", "9")}, "have 4 chips each"),
+        (
+            *((), {"overlay": "tpu", "workers": "1", "options": ("--topology", "3x3", "--devices-per-worker", "9")}),
+            "have 4 chips each",
+        ),
         (("--env", "MODE"), {}, "expected NAME=VALUE"),
         (("--env", "HF_TOKEN=x"), {}, "--secret-env HF_TOKEN=NAME:KEY"),
         (("--secret-env", "HF_TOKEN=secret"), {}, "expected NAME=SECRET:KEY"),

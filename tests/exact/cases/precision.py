@@ -1,12 +1,10 @@
-"""What is computed in other numbers than float64, or compiled: each with a law of its own."""
-
-from typing import Any
+"""What is computed in other numbers than float64, each with a law of its own."""
 
 import keras
 import numpy as np
 from keras import layers
 
-from tests.exact.cases.small import case, cases, numbers, positive_weights, regression
+from tests.exact.cases.small import case, cases, numbers, positive_weights
 from tests.exact.models import Case
 
 
@@ -33,14 +31,6 @@ def pictures_turned() -> Case:
 
 
 CASES, _ = cases(__name__)  # in float32: no further from one device than four times what rounding does
-
-
-def compiled_by_xla() -> Any:
-    """XLA compiles the step, which a strategy cannot: for one process, in float64."""
-    return regression(keras.losses.MeanSquaredError(), keras.optimizers.Adam(0.02), metrics=["mae"], jit_compile=True)
-
-
-JIT = f"{__name__}:{compiled_by_xla.__name__}"
 
 
 def _half(dtype: str, y: np.ndarray) -> Case:
