@@ -26,7 +26,7 @@ from tests.k8s.mutants import ray
 from tests.k8s.test_manifest import ask  # noqa: F401  (a fixture)
 from tests.paced_jobs import attempts
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(400)]
 
 PATIENCE_SECONDS = 150
 
