@@ -42,11 +42,13 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
-# Terraform, a linter and the google provider's schema, for tests/infra. Apart: see tests/infra/tools.in.
+# Terraform, a linter and the google provider's schema, for tests/infra. Apart: see tests/infra/tools.in. Promtool, which reads
+# k8s/monitoring, is in no package but Debian's; elsewhere its tests skip.
 $(TOOLS)/.ready: $(READY) tests/infra/tools.lock tests/infra/google_schema.py
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(TOOLS)
 	$(BIN)/uv pip install --quiet --no-deps --python $(TOOLS)/bin/python -r tests/infra/tools.lock
 	$(TOOLS)/bin/python tests/infra/google_schema.py $(TOOLS)/google_schema.json
+	-cd $(TOOLS) && apt-get download --quiet=2 prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar --extract --directory bin --strip-components 3 ./usr/bin/promtool; rm -f prometheus_*.deb
 	touch $@
 
 lock: $(READY)  ## choose and pin the newest versions that pyproject.toml allows

@@ -134,6 +134,7 @@ def _record(about: dict[str, Any]) -> list[str]:
         "options": _pairs(record.get("options") or {}) or "none",
         "seed": record.get("seed"),
         "workers": _workers(asked),
+        "strategy": _strategy(record.get("strategy")),
         "created": record.get("created"),
         "command": shlex.join(map(str, record.get("command") or [])),
         "git commit": record.get("git_commit") or "none",
@@ -152,6 +153,11 @@ def _workers(asked: dict[str, Any]) -> str:
     workers = asked.get("workers", "")
     shown = "-".join(map(str, workers)) if isinstance(workers, list) else str(workers)
     return f"{shown} ({asked['accelerator']})" if "accelerator" in asked else shown
+
+
+def _strategy(recorded: Any) -> str:
+    """Returns the strategy and its reason; a run of an older version has none recorded."""
+    return f"{recorded.get('name')}: {recorded.get('why')}" if isinstance(recorded, dict) else ""
 
 
 def _attempt(row: dict[str, Any]) -> list[str]:

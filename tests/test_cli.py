@@ -193,6 +193,7 @@ def test_show_tells_the_record_and_all_that_was_committed(ask, finished):
     lines = [line.rstrip() for line in out.splitlines()]
     assert code == 0 and lines[0] == f"vae-1  finished  {finished.url}"
     assert {"job         jobs.digits_vae:train", "options     epochs 2", "seed        7", "workers     2 (cpu)"} <= {*lines}
+    assert "strategy    MultiWorkerMirroredStrategy: 2 processes with a device each sum over gRPC" in lines
     # A checkpoint is one file; what the stage left is the second epoch's, which is not written again.
     size = finished.store.size(file_of(finished.log.checkpoints()[0]))
     rows = [line.split() for line in lines]

@@ -17,14 +17,14 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(run: Run, processes: int | None = None) -> Choice:
-    """Returns the strategy for so many worker processes; None is the most that the run may have.
+def choose(run: Run) -> Choice:
+    """Returns the strategy for the most worker processes that the run may have.
 
     ParameterServerStrategy and CentralStorageStrategy are never it: they update without waiting for all
     replicas, or keep variables away from them, so their step is not the step of one device.
     """
-    most = run.processes if isinstance(run.processes, int) else run.processes[1]
-    count, devices = most if processes is None else processes, run.devices_per_process
+    count = run.processes if isinstance(run.processes, int) else run.processes[1]
+    devices = run.devices_per_process
     if run.accelerator == "tpu":
         if run.workers in (0, 1):
             return Choice("TPUStrategy", f"one process drives all {devices} chips of its host")

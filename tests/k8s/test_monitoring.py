@@ -1,6 +1,7 @@
 """The dashboard and the alerts use metrics that are documented, and the alerts fire when they say."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -93,7 +94,7 @@ CASES = {
 
 @pytest.fixture
 def promtool(tmp_path):
-    program = shutil.which("promtool")
+    program = shutil.which("promtool", path=os.pathsep.join([str(ROOT / ".venv/infra/bin"), os.environ["PATH"]]))
     if program is None:
         pytest.skip("promtool is not installed (Debian's package prometheus has it)")
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(ALERTS))

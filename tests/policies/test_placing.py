@@ -26,7 +26,3 @@ from service.run import Run
 def test_each_run_has_its_strategy_and_the_reason(asked, name, why):
     choice = choose(Run("r", **asked))
     assert choice.name == name and why in choice.why
-
-
-def test_an_elastic_run_on_one_worker_sums_with_nobody():
-    assert choose(Run("r", workers=(1, 4)), processes=1).name == "default"
