@@ -17,7 +17,7 @@ MOMENTS = [
     pytest.param(STEPS, ("batch_end", 0, 0), marks=RARE),  # nothing is saved yet
     (STEPS, ("batch_end", 2, 1)),
     (STEPS, ("batch_end", 2, 4)),  # all of the epoch's steps, but not its end
-    (STEPS, ("test_batch_end", 2, 1)),
+    pytest.param(STEPS, ("test_batch_end", 2, 1), marks=RARE),
     pytest.param(EPOCHS, ("epoch_begin", 4, 0), marks=RARE),
     pytest.param(STEPS, ("train_end", 4, 0), marks=RARE),
 ]
@@ -111,6 +111,7 @@ def test_one_worker_that_is_told_to_leave_takes_all_along_after_the_next_step_th
         same(dict(mine), dict(other))
 
 
+@pytest.mark.soak
 def test_a_loop_written_by_hand_is_left_at_the_end_of_its_step(two, tmp_path):
     uninterrupted = two.call(attempts.alternate, str(tmp_path / "whole"), None)
     with pytest.raises(WorkerFailed, match="committed at step 4 of 7; the same command continues"):

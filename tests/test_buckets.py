@@ -210,6 +210,7 @@ print(two.url)
 """
 
 
+@pytest.mark.soak
 def test_memory_holds_a_run_of_one_process_and_goes_on_in_it():
     alone = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run([sys.executable, "-c", IN_MEMORY], capture_output=True, text=True, cwd=HERE, timeout=240, env=alone)

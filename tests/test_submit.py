@@ -109,6 +109,7 @@ def test_the_package_of_a_checkout_holds_its_code_and_leaves_out_what_is_large(h
     assert packages and all(names == {"service", "jobs", "tests", ".gitignore"} for names in packages)
 
 
+@pytest.mark.soak
 def test_a_job_that_fails_ends_the_command_with_an_error_and_its_reason(head, checkout, tmp_path):
     words = ("--workers", "2", "--storage", str(tmp_path), "--epoch", "2")
     done = submit(head, checkout, "wrong", "jobs.digits_vae", *words)

@@ -404,6 +404,7 @@ def test_what_the_job_returns_by_name_is_among_the_metrics(killed):
     assert killed.result.metrics == last | {"workers": 2.0}
 
 
+@pytest.mark.soak
 def test_an_exception_of_the_author_ends_the_run_in_the_first_attempt(tmp_path):
     with pytest.raises(JobFailed) as failure:
         service.train(ray_jobs.raises_on_worker_1, service.Run("raises", str(tmp_path), workers=2))

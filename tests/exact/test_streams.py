@@ -14,7 +14,7 @@ def two(two_double):
     return two_double
 
 
-RARE = ("tf.data, endless", "PyDataset, threads", "arrays, epochs inside a pass")
+RARE = ("tf.data, endless", "PyDataset, threads", "arrays, epochs inside a pass", "tf.data")
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.soak] * (kind in RARE)) for kind in streams.COMPARED])
@@ -44,12 +44,12 @@ RESUMED = {
 }
 
 
-RARE = ("tf.data, shuffled", "PyDataset, reordered")
+SELDOM = ("tf.data, shuffled", "PyDataset, reordered")
 
 
 @pytest.mark.parametrize(
     ("kind", "moment"),
-    [pytest.param(kind, moment, marks=[pytest.mark.soak] if kind in RARE else []) for kind, moment in RESUMED.items()],
+    [pytest.param(kind, moment, marks=[pytest.mark.soak] if kind in SELDOM else []) for kind, moment in RESUMED.items()],
 )
 def test_a_run_goes_on_with_the_batch_that_would_have_come(two, tmp_path, kind, moment):
     whole = two.call(streams.attempt, str(tmp_path / "whole"), kind, None)
@@ -85,7 +85,7 @@ def _ends(batches, epochs):
     return streams.ends(batches, epochs=epochs, steps_per_epoch=4)
 
 
-@pytest.mark.parametrize("batch", [0, 5])
+@pytest.mark.parametrize("batch", [0, pytest.param(5, marks=pytest.mark.soak)])
 def test_an_error_in_the_chief_s_generator_reaches_every_worker(two, batch):
     with pytest.raises(WorkerFailed, match="no such file"):
         two.call(streams.raises_in, batch)

@@ -76,6 +76,7 @@ def train_in_float64(worker):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.soak
 def test_one_worker_and_two_take_the_steps_of_stock_keras(one, two, tmp_path):
     (keras_s,) = one.call(stock.by_stock, train_in_float64, str(tmp_path / "stock"), SHORT)
     (alone,) = one.call(stock.by_service, train_in_float64, str(tmp_path / "one"), SHORT)

@@ -28,6 +28,7 @@ def pair_for_validation() -> Case:
     return regression(weighted_metrics=["mae"], fit=fit)
 
 
+@rare
 def triple_for_validation() -> Case:
     """Validation data with weights, while training has none."""
     fit = {"validation_data": _held_out(np.array([1.0, 0, 0, 0, 5, 0.1, 30, 2, 7]))}

@@ -18,6 +18,7 @@ def _stack(shape: tuple[int, ...], *stack: Any, x: Any = None, **compiled: Any) 
     return predicting(case(model, x, y, **compiled))
 
 
+@rare
 def statistics_far_from_zero() -> Case:
     """BatchNormalization of numbers with mean 1000 and deviation 1000, where squares of sums would lose digits."""
     return _stack((4,), layers.BatchNormalization(momentum=0.7), x=1000.0 + 1000.0 * numbers(4))
@@ -42,6 +43,7 @@ def statistics_frozen() -> Case:
     return _stack((3, 4), layers.BatchNormalization(trainable=False), layers.BatchNormalization(axis=1), layers.Flatten())
 
 
+@rare
 def dropout_by_kind() -> Case:
     """Dropout with one mask for all steps, dropout of whole channels, and one mask for all rows."""
     by_row = layers.Dropout(0.4, noise_shape=(None, 1, 4), seed=1)
@@ -133,6 +135,7 @@ def rare_draws_of_an_author() -> Case:
     return _stack((4,), layers.Dense(5, "tanh"), RareDraws())
 
 
+@rare
 def attention() -> Case:
     """Attention with dropout over padded steps, causal, with layer normalization around it."""
     ids = np.where(lengths(6), 1 + labels(8, 6), 0)

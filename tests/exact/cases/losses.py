@@ -21,6 +21,7 @@ def function_of_a_step() -> Case:
     return regression(lambda y_true, y_pred: ops.square(y_true - y_pred), fit={}, outputs=3)
 
 
+@rare
 def mean_of_the_batch() -> Case:
     """A function that gives one number a batch: Keras 3 under a strategy counts it once a replica."""
     return regression(lambda y_true, y_pred: ops.mean(ops.square(y_true - y_pred)), fit={})
@@ -38,6 +39,7 @@ def reduction_sum() -> Case:
     return regression(keras.losses.MeanSquaredError(reduction="sum"), keras.optimizers.SGD(0.005))
 
 
+@rare
 def reduction_none() -> Case:
     """Not reduced at all: the gradient is the sum's, the loss in the logs the mean over the samples."""
     return regression(keras.losses.MeanSquaredError(reduction="none"), keras.optimizers.SGD(0.005))
@@ -118,6 +120,7 @@ def an_output_without_a_loss() -> Case:
     return case(model, numbers(4), y, {"a": "mse", "b": None}, loss_weights={"a": 0.7, "b": 1.0})
 
 
+@rare
 def nested_outputs() -> Case:
     """Outputs in a dict that holds a list."""
     inputs = keras.Input((4,))

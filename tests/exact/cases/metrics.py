@@ -162,6 +162,7 @@ class Doubled(keras.metrics.Mean):
         super().update_state(2.0 * ops.mean(ops.abs(y_true - y_pred), axis=-1), sample_weight)
 
 
+@rare
 def of_an_author() -> Case:
     """Classes of an author: one that adds up, one that averages, one that takes the largest, one derived from Mean."""
     chosen = [Spread(), Smoothed(), LargestError(), Doubled("doubled")]

@@ -188,6 +188,7 @@ def table_with_adam() -> Case:
     return _table(keras.optimizers.Adam(0.02))
 
 
+@rare
 def table_with_clipping() -> Case:
     """A table's gradient by rows, in which a row may come several times, clipped by its norm."""
     return _table(keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.1))

@@ -104,6 +104,7 @@ def a_dict() -> Case:
     return _two_outputs(dict, y, {"a": "mse", "b": "mae"}, weights, weighted_metrics={"b": ["mse"]})
 
 
+@rare
 def a_list_with_none() -> Case:
     """Weights for the first output only."""
     return _two_outputs(list, [numbers(2, seed=2), numbers(1, seed=3)], ["mse", "mae"], [uneven_weights(ROWS), None])
