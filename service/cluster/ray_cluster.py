@@ -31,6 +31,7 @@ _QUIET = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # the only one of a run's workers, stopped from outside
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_IN_KUBERAY = "RAY_USAGE_STATS_KUBERAY_IN_USE"  # which the operator sets in every pod of Ray's
 _NAMED_BY_NODE = re.compile(r"node_[0-9a-f]+")
 
 
@@ -136,11 +137,13 @@ def found_address() -> str | None:
 
 
 def _can_grow() -> bool:
-    """Whether an autoscaler can add machines.
+    """Whether machines can come: KubeRay's operator makes a new pod for each that is gone, and an autoscaler adds some.
 
     Ray's monitor reports on every cluster, also where it only looks: it then names a type after each node there is
     (ray 2.60, autoscaler/_private/util.py). Kinds of machines have names that somebody gave them.
     """
+    if _IN_KUBERAY in os.environ:
+        return True
     from ray.autoscaler.v2.utils import is_autoscaler_v2
     from ray.experimental.internal_kv import _internal_kv_get
 

@@ -86,4 +86,5 @@ def _env(job: Document, pod: Any, secrets: Secrets) -> dict[str, str]:
         reference = one.get("valueFrom", {}).get("secretKeyRef")
         found[one["name"]] = secrets[reference["name"], reference["key"]] if reference else one["value"]
     asked = job["spec"]["rayClusterSpec"]["authOptions"]
-    return {**found, "RAY_AUTH_MODE": asked["mode"], "RAY_AUTH_TOKEN": secrets[asked["secretName"], "auth_token"]}
+    mine = {"RAY_CLUSTER_NAME": job["metadata"]["name"], "RAY_USAGE_STATS_KUBERAY_IN_USE": "1"}
+    return {**found, **mine, "RAY_AUTH_MODE": asked["mode"], "RAY_AUTH_TOKEN": secrets[asked["secretName"], "auth_token"]}

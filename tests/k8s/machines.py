@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
@@ -45,8 +44,9 @@ class Machine:
 
     def _env(self, env: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        # Pods have a /tmp and a home of their own.
-        return {**kept, "HOME": str(self.folder), "RAY_TMPDIR": str(self.folder), **env}
+        # Pods have a /tmp and a home of their own. Names are a hosts file's here, past which gRPC's own resolver looks.
+        own = {"HOME": str(self.folder), "RAY_TMPDIR": str(self.folder), "GRPC_DNS_RESOLVER": "native"}
+        return {**kept, **own, **env}
 
 
 @contextlib.contextmanager
@@ -94,24 +94,12 @@ def switched(folder: Path, count: int, names: Mapping[str, int]) -> Iterator[lis
 def ended(process: "subprocess.Popen[Any]", seconds: float = 40) -> None:
     """Ends a machine's first process as kubelet does, by SIGTERM and, after its grace, for good; and all that it started."""
     family = descendants(process.pid)
-    for pid in _shells(process.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+    process.terminate()  # it alone: a shell's last command takes the shell's place, as the container's first process
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     process.kill()
     process.wait(10)
     kill(family)
-
-
-def _shells(pid: int) -> list[int]:
-    """Returns the processes that hear a container's SIGTERM: a shell and what it waits for."""
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] if _lives(pid) else []
-    return [pid, *children]
-
-
-def _lives(pid: int) -> bool:
-    return Path(f"/proc/{pid}/task/{pid}/children").exists()
 
 
 def _ip(*words: str) -> None:

@@ -86,25 +86,28 @@ def story(ask, tmp_path):  # noqa: F811
                 return running[-1]
 
             def said() -> str:
-                return "\n".join(f"{m.name}: {m.output.read_text()[-3000:]}" for m in (head, user) if m.output.exists())
+                return "\n".join(
+                    f"{m.name}: {m.output.read_text()[-3000:]}" for m in (head, first, second, user) if m.output.exists()
+                )
 
             def has_begun(number: int) -> bool:
                 found = attempts(notes)
                 return len(found) > number and len(found[number]) == 2 and all(len(page.steps) > 5 for page in found[number])
 
             start(head, kuberay.head(job, known))
-            _, leaving = (start(machine, kuberay.worker(job, known)) for machine in (first, second))
+            start(first, kuberay.worker(job, known))
             code_of = "curl -s -o /dev/null -w '%{http_code}' http://"
             probe = f"{code_of}localhost:{kuberay.HEALTH}/api/healthz"
-            wait_for(lambda: head.run(probe) == second.run(probe) == "200", "the probes", said)
+            wait_for(lambda: head.run(probe) == first.run(probe) == "200", "the probes", said)
             status = {
                 "head": head.run(probe),
-                "worker": second.run(probe),
+                "worker": first.run(probe),
                 "metrics": user.run(f"{code_of}{head.address}:8080/metrics"),
                 "no token": user.run(f"{code_of}{head.address}:8265/api/jobs/"),
                 "wrong token": user.run(f"{code_of}{head.address}:8265/api/jobs/ -H 'Authorization: Bearer {'0' * 64}'"),
             }
             submitter = start(user, kuberay.submitter(job, known, "real-1"))
+            leaving = start(second, kuberay.worker(job, known))  # the run waits for the pod that is late
             wait_for(lambda: has_begun(0), "the first steps", said)
             machines.ended(leaving)  # a spot node's end, as kubelet tells the pod
             start(third, kuberay.worker(job, known))  # and the pod that KubeRay makes in its place
