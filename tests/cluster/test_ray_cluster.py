@@ -1,5 +1,6 @@
 """Which cluster a run joins, and whether its workers fit, told without Ray."""
 
+import json
 import os
 import socket
 
@@ -76,3 +77,25 @@ def test_workers_that_do_not_fit_this_machine_are_told_what_is_there(ray_folder)
     with pytest.raises(ClusterTooSmall, match=rf"threads_per_worker=2\) needs {2 * there} CPUs"):
         ray_cluster.check_machine(Run("a", workers=there, threads_per_worker=2))
     ray_cluster.check_machine(Run("a", workers=there))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "in_kuberay", "grows"),
+    [
+        ({"node_" + "0a" * 28: 1}, False, False),  # Ray's monitor names a kind after each node where it only looks
+        ({"head": 1, "workers": 0}, False, True),  # kinds of machines that somebody named
+        ({}, False, False),
+        ({}, True, True),  # the operator makes a new pod for each that is gone
+    ],
+)
+def test_a_cluster_grows_where_somebody_can_add_machines(monkeypatch, kinds, in_kuberay, grows):
+    from ray.autoscaler.v2 import utils
+    from ray.experimental import internal_kv
+
+    monkeypatch.delenv("RAY_USAGE_STATS_KUBERAY_IN_USE", raising=False)
+    if in_kuberay:
+        monkeypatch.setenv("RAY_USAGE_STATS_KUBERAY_IN_USE", "1")
+    monkeypatch.setattr(utils, "is_autoscaler_v2", lambda fetch_from_server: False)
+    status = {"autoscaler_report": {"active_nodes": kinds}} if kinds else None
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", lambda key: json.dumps(status).encode() if status else None)
+    assert ray_cluster._can_grow() is grows
