@@ -145,7 +145,10 @@ def test_a_run_has_one_whole_slice_whose_hosts_know_their_order_and_leave_togeth
     ("asked", "said"),
     [
         ({"accelerator": "gpu", "workers": 3, "devices_per_worker": 2}, "needs 6 GPUs; the cluster has 4 and cannot grow"),
-        ({"accelerator": "gpu", "devices_per_worker": 4}, "no machine of the cluster has 1 CPU and 4 GPUs"),
+        (
+            {"accelerator": "gpu", "devices_per_worker": 4},
+            "needs 1 CPU and 4 GPUs on one machine, which the cluster does not have",
+        ),
         ({**SLICE.to_dict(), "topology": "2x4"}, "the cluster has slices of 2x2x2"),
     ],
 )

@@ -58,11 +58,14 @@ def check(run: Run, nodes: Iterable[Node], where: str) -> None:
     for name, amount in each.items():
         if least * amount > in_all[name]:
             raise ClusterTooSmall(
-                f"{_asked(run, name)} needs {least * amount:g} {name}s; {where} has {in_all[name]:g} and cannot grow. "
+                f"{_asked(run, name)} needs {_count_of(name, least * amount)}; {where} has {in_all[name]:g} and cannot grow. "
                 f"{_fix(name)}"
             )
     if not any(all(node["Resources"].get(name, 0.0) >= amount for name, amount in each.items()) for node in nodes):
-        raise ClusterTooSmall(f"{_asked(run)}: no machine of {where} has {_listed(each)} for one worker process. Ask for less.")
+        needed = " and ".join(_count_of(name, amount) for name, amount in each.items())
+        raise ClusterTooSmall(
+            f"{_asked(run)}: one worker process needs {needed} on one machine, which {where} does not have. Ask for less."
+        )
     if run.topology is not None:
         _check_slice(run, nodes, where)
 
@@ -134,5 +137,5 @@ def _fix(resource: str) -> str:
     return f"Ask for fewer workers or devices, or join a cluster that has {resource}s (RAY_ADDRESS)."
 
 
-def _listed(resources: Mapping[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}{'' if amount == 1 else 's'}" for name, amount in resources.items())
+def _count_of(resource: str, amount: float) -> str:
+    return f"{amount:g} {resource}{'' if amount == 1 else 's'}"

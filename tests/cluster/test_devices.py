@@ -65,12 +65,12 @@ def test_a_run_becomes_ray_s_resources_and_slices(asked, placed):
     ("asked", "nodes", "said"),
     [
         ({"workers": 3}, [node(CPU=2.0)], "needs 3 CPUs; the cluster has 2 and cannot grow"),
-        ({"accelerator": "gpu"}, [node(CPU=8.0)], "needs 1 GPUs; the cluster has 0 and cannot grow"),
+        ({"accelerator": "gpu"}, [node(CPU=8.0)], "needs 1 GPU; the cluster has 0 and cannot grow"),
         ({"accelerator": "gpu", "workers": 2, "devices_per_worker": 4}, [node(CPU=8.0, GPU=4.0)], "needs 8 GPUs"),
         (  # 4 GPUs in all, and one process needs them all
             {"accelerator": "gpu", "devices_per_worker": 4},
             [node(CPU=8.0, GPU=2.0), node(CPU=8.0, GPU=2.0)],
-            "no machine of the cluster has 1 CPU and 4 GPUs for one worker process",
+            "one worker process needs 1 CPU and 4 GPUs on one machine, which the cluster does not have",
         ),
         (SLICE, [node(CPU=8.0)], "needs 8 TPUs; the cluster has 0"),
         (SLICE, [host("a", 0), host("b", 0)], "only parts of one: a (1 of 2 hosts), b (1 of 2 hosts)"),
