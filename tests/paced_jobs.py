@@ -45,7 +45,8 @@ class Page(NamedTuple):
 def attempts(notes: Path) -> list[list[Page]]:
     """Returns what the workers wrote, attempt after attempt."""
     pages = []
-    for path in sorted(notes.glob("*-of-*")):
+    # By the time as a number: a digit more would come first as a text.
+    for path in sorted(notes.glob("*-of-*"), key=lambda path: int(path.name.partition("-")[0])):
         _, worker, _, count, process = path.name.split("-")
         pages.append(Page(int(worker), int(count), int(process), [int(line) for line in path.read_text().split()]))
     found = []
