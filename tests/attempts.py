@@ -15,6 +15,7 @@ from service.cluster.notice import Notice
 from service.errors import RunInterrupted
 from service.run import Run
 from service.storage.store import Store
+from tests.exact.parity import mirrored
 
 ROWS = 45
 X = np.random.RandomState(0).randn(ROWS, 5)
@@ -205,3 +206,22 @@ def alternate(url: str, stop_before: int | None, total: int = 7, told: int | Non
     attempt.finish(None, {})
     everything = [*both.variables, *d.optimizer.variables, *both.optimizer.variables]
     return {"losses": losses[-4:], "variables": [keras.ops.convert_to_numpy(v) for v in everything]}
+
+
+def compiled(url: str, jit: bool, workers: int | tuple[int, int], epochs: int) -> None:
+    """Trains a run, of so many workers as a whole, of a model that asks for XLA, or not, on this worker alone."""
+    keras.utils.set_random_seed(5)
+    attempt = Attempt(Run("test", storage=url, seed=5, workers=workers), Store(url), strategy.connect(), Notice())
+    model = keras.Sequential([keras.Input(X.shape[1:]), layers.Dense(2)])
+    model.compile("sgd", "mse", jit_compile=jit)
+    attempt.fit(model, X, Y, epochs=epochs, verbose=0)
+
+
+def on_replicas(url: str) -> dict[str, list[float]]:
+    """Trains a run of two epochs on two devices of one process, and returns its history."""
+    keras.utils.set_random_seed(5)
+    attempt = Attempt(Run("test", storage=url, seed=5, devices_per_worker=2), Store(url), strategy.connect(), Notice())
+    with mirrored().scope():
+        model = keras.Sequential([keras.Input(X.shape[1:]), layers.Dense(2)])
+        model.compile("sgd", "mse")
+    return attempt.fit(model, X, Y, epochs=2, verbose=0).history

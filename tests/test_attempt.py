@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import service
 from service.storage.commits import CommitLog
@@ -145,6 +146,26 @@ def test_other_rows_in_a_step_are_refused_by_name(one, tmp_path):
         one.call(attempts.train, str(tmp_path), None, 2, None, 1, {"batch_size": 9})
     with pytest.raises(WorkerFailed, match="begun with other data and validation data"):
         one.call(attempts.train, str(tmp_path), None, 2, None, 1, {"sample_weight": attempts.WEIGHTS + 1.0})
+
+
+def test_a_run_keeps_to_the_compiler_it_was_begun_with(one, tmp_path):
+    one.call(attempts.compiled, str(tmp_path), True, 1, 1)
+    with pytest.raises(WorkerFailed, match="compiler was 'XLA', now 'TensorFlow'"):
+        one.call(attempts.compiled, str(tmp_path), False, 1, 2)
+
+
+def test_a_run_that_may_have_several_workers_does_without_xla_on_one_too(one, tmp_path):
+    one.call(attempts.compiled, str(tmp_path), True, (1, 2), 1)
+    one.call(attempts.compiled, str(tmp_path), False, (1, 2), 2)  # no other compiler than before
+
+
+def test_a_run_on_several_devices_of_one_process_has_its_scalars_at_its_steps(one, tmp_path):
+    (history,) = one.call(attempts.on_replicas, str(tmp_path))
+    accumulator = EventAccumulator(str(tmp_path / "logs/train"), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    steps = [event.step for event in accumulator.Tensors("epoch_loss")]
+    batches = -(-len(attempts.X) // 32)  # Keras's default
+    assert steps == [batches, 2 * batches] and len(history["loss"]) == 2
 
 
 def test_the_chief_s_clock_asks_for_checkpoints_and_all_workers_save_the_same_step(two, tmp_path):

@@ -77,7 +77,7 @@ class RemoteOutput(io.TextIOBase):
 
     def _send(self) -> None:
         while True:
-            time.sleep(FLUSH_SECONDS)
+            time.sleep(FLUSH_SECONDS)  # what is printed meanwhile goes in one message
             self._flush()
 
     def _flush(self) -> Any:

@@ -94,7 +94,7 @@ def _steps_begun(group: Any, worker: int) -> int:
     counts = [-1, -2]
     with contextlib.suppress(Exception):  # it may die too
         while counts[-1] != counts[-2]:  # it may still be on its way there, and tells only when it is asked
-            time.sleep(_AGAIN_SECONDS)
+            time.sleep(_AGAIN_SECONDS)  # long enough for a step to begin
             counts.append(ray.get(group.execute_single_async(worker, _count), timeout=_ANSWER_SECONDS))
         return counts[-1]
     return 0

@@ -58,7 +58,7 @@ class Output:
 
     def _copy(self) -> None:
         while True:
-            time.sleep(COPY_SECONDS)
+            time.sleep(COPY_SECONDS)  # a file that grows tells nobody
             self.drain()
 
 

@@ -56,20 +56,19 @@ def serve(relay: Any) -> None:
 
     notice = Notice()
     termination.pass_on(notice, has_peers=False)
-    server = serve_here()
+    _server = serve_here()  # it serves for as long as somebody holds it
     over = relay.ended.remote()
     while not ray.wait([over], timeout=1.0)[0]:
         if notice.is_given():
             ray.get(relay.ask.remote("move"))
-    del server
 
 
 def _serve_apart(ready: Any) -> None:
     os.environ.pop(_NO_LIBTPU, None)
-    server = serve_here()
+    _server = serve_here()  # it serves for as long as somebody holds it
     ready.set()
-    multiprocessing.parent_process().join()  # type: ignore[union-attr]  # a chief that is killed must not leave its chips taken
-    del server
+    # A chief that is killed must not leave its chips taken.
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]  # None in a process that nobody started; this one was
 
 
 def serve_beside() -> None:
@@ -86,8 +85,8 @@ def serve_beside() -> None:
             )
 
 
-def resolver() -> Any:
-    """Returns who finds the chips: of this host, or of all hosts that were introduced, whose servers it joins."""
+def _joined() -> Any:
+    """Joins the servers of all hosts that were introduced, and returns who finds their chips; of one host, its own."""
     import tensorflow as tf
 
     hosts = json.loads(os.environ.get(_HOSTS) or "[]")
@@ -111,7 +110,7 @@ def strategy(chips_per_host: int) -> Any:
     hosts = len(json.loads(os.environ.get(_HOSTS) or "[]")) or 1
     fix = "Install samestep[tpu] where the workers run, and see `python -m service doctor` there."
     try:
-        found = resolver()
+        found = _joined()
         tf.tpu.experimental.initialize_tpu_system(found)
     except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, ValueError) as error:
         raise EnvironmentUnfit(f"TensorFlow finds no TPU: {error}. {fix}") from error

@@ -55,7 +55,7 @@ class Watch:
         others: list[Beat] = []
         problem = ""
         while not problem:
-            time.sleep(EVERY_SECONDS)
+            time.sleep(EVERY_SECONDS)  # a worker that is stuck can tell nothing, so it is looked at
             with contextlib.suppress(Exception):  # the relay ends with the run
                 others, problem = self.look(others)
         with contextlib.suppress(Exception):  # the stacks are a help; starting again is what counts

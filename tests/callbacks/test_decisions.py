@@ -112,7 +112,7 @@ class FakeStep:
         self.taken = 0
 
     def train(self, rows, numbers, weight_sums):
-        time.sleep(self.draw.choice([0, 0, 0, 0.0005]))
+        time.sleep(self.draw.choice([0, 0, 0, 0.0005]))  # each worker comes to a step at a time of its own
         wishes = np.sum(self.threads.together(self.index, np.array(numbers[3:], float)), 0)
         self.taken += wishes[0] == 0
         return self.taken, SimpleNamespace(numpy=lambda: wishes), None
