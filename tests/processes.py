@@ -80,13 +80,10 @@ def free_ports(count: int) -> list[int]:
 def _serve(end: Connection, index: int, addresses: list[str], floatx: str) -> None:
     if len(addresses) > 1:
         os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
-    import keras
     import tensorflow as tf
 
     from service.cluster import strategy
 
-    keras.config.set_floatx(floatx)
-    keras.config.set_dtype_policy(floatx)
     strategy.use_threads(1)
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -94,7 +91,18 @@ def _serve(end: Connection, index: int, addresses: list[str], floatx: str) -> No
     strategy.connect()
     while True:
         function, args = end.recv()
+        _reset(floatx)
         try:
             end.send((False, "", function(*args)))
         except Exception as error:
             end.send((True, type(error).__name__, traceback.format_exc()))
+
+
+def _reset(floatx: str) -> None:
+    """Sets what a process has one of, and an earlier test may have set, as a new process has it."""
+    import keras
+    from tensorflow.python.framework import config
+
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(floatx)
+    config.disable_op_determinism()  # which Keras leaves XLA out for

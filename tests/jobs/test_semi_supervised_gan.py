@@ -68,12 +68,8 @@ def train_in_float64(worker):
 
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    try:
-        with unittest.mock.patch("jobs.semi_supervised_gan.batch_of", wide):
-            return train(worker)
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
+    with unittest.mock.patch("jobs.semi_supervised_gan.batch_of", wide):
+        return train(worker)
 
 
 @pytest.mark.soak
