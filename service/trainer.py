@@ -221,6 +221,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         raise
     except BaseException:
         traceback.print_exc()  # the driver hears of the first worker's; the file keeps each one's
+        config["relay"].tell_moved.remote()  # should the controller wait for them to commit
         raise
     finally:
         if output is not None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 from ray._private.state import state
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision, ScalingDecision
+from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
 
 _ANSWER_SECONDS = 1.0
 
@@ -17,6 +18,18 @@ class OnMachinesThatStay(ElasticScalingPolicy):
 
     Ray itself takes a while to count a machine as gone that lost its power, so each one is asked.
     """
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: WorkerGroupState, worker_group_status: WorkerGroupPollStatus
+    ) -> ScalingDecision:
+        """Lets a running group only grow: it hears of a machine that goes, and of one that went, another way.
+
+        Before a group is resized it commits, which it cannot any more with a worker that is gone.
+        """
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if isinstance(decision, ResizeDecision) and decision.num_workers < worker_group_state.num_workers:
+            return NoopDecision()
+        return decision
 
     def _count_possible_workers(self, reserved_resources: dict[str, Any]) -> int:
         leaving = state.get_draining_nodes()

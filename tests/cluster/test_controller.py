@@ -2,6 +2,7 @@
 
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -53,3 +54,15 @@ def test_an_elastic_run_counts_on_no_machine_that_is_gone_or_about_to_go(monkeyp
         policy = elastic.OnMachinesThatStay(ScalingConfig(num_workers=(1, 8), resources_per_worker={"CPU": 1}))
         # Two CPUs of each are reserved, and those of one machine are still there tomorrow.
         assert policy._count_possible_workers({name: {"CPU": 2.0} for name in nodes}) == 2
+
+
+@pytest.mark.parametrize(("possible", "size"), [(1, None), (2, None), (3, 3)])
+def test_a_running_group_grows_and_never_shrinks_for_what_has_lost_a_worker_cannot_commit(monkeypatch, possible, size):
+    config = ScalingConfig(num_workers=(1, 3), resources_per_worker={"CPU": 1}, elastic_resize_monitor_interval_s=0)
+    policy = elastic.OnMachinesThatStay(config)
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
+    monkeypatch.setattr(policy, "_get_reserved_resources", lambda: {"any": {"CPU": 3.0}})
+    monkeypatch.setattr(policy, "_count_possible_workers", lambda reserved: possible)
+    two = SimpleNamespace(start_time=0.0, num_workers=2)
+    decision = policy.make_decision_for_running_worker_group(two, worker_group_status=None)
+    assert getattr(decision, "num_workers", None) == size
