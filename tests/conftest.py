@@ -13,6 +13,8 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 # A bucket server on loopback is no hierarchical bucket; asking would take a minute each.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
+pytest_plugins = ["tests.buckets", "tests.kubectl"]
+
 
 def _workers(count: int, floatx: str) -> Iterator[Workers]:
     workers = Workers(count, floatx)

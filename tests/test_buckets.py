@@ -28,8 +28,8 @@ from service.storage import layout, receipts
 from service.storage.commits import CommitLog
 from service.storage.store import Store
 from tests import attempts
+from tests.buckets import gs_options, s3_options
 from tests.processes import Workers
-from tests.storage.conftest import gcs_address, gs_options, s3_address, s3_options  # noqa: F401  (two are fixtures)
 
 pytestmark = pytest.mark.processes
 HERE = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ CONTRACT = "|".join(
 
 
 @pytest.fixture(scope="module")
-def servers(gcs_address, s3_address):  # noqa: F811
+def servers(gcs_address, s3_address):
     """The environment in which gs:// and s3:// are the two servers, also for processes started here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", gcs_address)

@@ -18,7 +18,7 @@ from service.run import Run
 from service.storage import layout, pieces, receipts, retention, shards
 from service.storage.commits import CommitLog
 from service.storage.store import Store
-from tests.storage.conftest import gcs_address, gs_options  # noqa: F401  (a fixture)
+from tests.buckets import gs_options
 
 ROWS = 6  # the weights are 6 x 2 float32: 48 bytes, and the counter's int64 has 8
 
@@ -387,7 +387,7 @@ def test_a_finished_model_is_a_whole_zip_with_its_description(ask, finished, cha
     assert out.endswith("Every checkpoint is whole: 3 of 3.\nSomething is wrong with: model.keras.\n")
 
 
-def test_a_bucket_is_read_like_a_folder(ask, gcs_address, monkeypatch):  # noqa: F811
+def test_a_bucket_is_read_like_a_folder(ask, gcs_address, monkeypatch):
     # As ~/.config/fsspec/*.json would: the command line has no words for an endpoint.
     monkeypatch.setitem(fsspec.config.conf, "gs", gs_options(gcs_address))
     run = Trained("gs://bucket/cli")

@@ -14,8 +14,8 @@ import pytest
 from service import cli, cli_doctor, environment
 from service.cluster import knock
 from tests import ray_heads
+from tests.buckets import s3_options
 from tests.processes import free_ports
-from tests.storage.conftest import s3_address, s3_options  # noqa: F401  (a fixture)
 
 TOKEN = "0123456789abcdef" * 4
 
@@ -100,7 +100,7 @@ def test_a_storage_that_cannot_hold_runs_is_told_without_a_connection(url, words
     assert state == "mend" and words in text
 
 
-def test_a_bucket_that_is_not_there_and_one_that_is(s3_address, monkeypatch):  # noqa: F811
+def test_a_bucket_that_is_not_there_and_one_that_is(s3_address, monkeypatch):
     options = s3_options(s3_address)
     for name, value in (("URL", s3_address), ("URL_S3", s3_address)):
         monkeypatch.setenv(f"AWS_ENDPOINT_{name}", value)

@@ -20,8 +20,6 @@ from service.errors import JobFailed, OptionUnknown, RunInvalid, StorageError
 from service.storage import retries
 from service.storage.store import Store
 from tests import secret_jobs
-from tests.k8s.conftest import environment, kubectl  # noqa: F401  (fixtures)
-from tests.storage.conftest import s3_address  # noqa: F401  (a fixture)
 
 ONCE = retries.Policy(deadline_seconds=0.0)
 PORT_OF_NOBODY = 9
@@ -167,7 +165,7 @@ def failing(canaries: Mapping[str, str], address: str) -> Iterator[Store]:
     yield Store("gs://none/a", retry=ONCE, endpoint_url=f"http://me:{password}@127.0.0.1:{PORT_OF_NOBODY}", **gcs)
 
 
-def test_a_storage_that_fails_tells_neither_its_options_nor_its_endpoint_s_password(canaries, s3_address, monkeypatch):  # noqa: F811
+def test_a_storage_that_fails_tells_neither_its_options_nor_its_endpoint_s_password(canaries, s3_address, monkeypatch):
     for client in ("s3fs.S3FileSystem", "gcsfs.GCSFileSystem"):
         monkeypatch.setattr(f"{client}.retries", 1)
     for store in failing(canaries, s3_address):
@@ -218,7 +216,7 @@ def test_no_command_prints_a_secret(tmp_path, canaries, capsys, monkeypatch):
         assert code in (1, 2) and printed, words
 
 
-def test_a_manifest_names_the_secret_and_has_none_of_the_job_s_own(canaries, capsys, tmp_path, monkeypatch, environment):  # noqa: F811
+def test_a_manifest_names_the_secret_and_has_none_of_the_job_s_own(canaries, capsys, tmp_path, monkeypatch, environment):
     (tmp_path / "quick.py").write_text(QUICK)
     for name, value in (("PATH", environment["PATH"]), ("PYTHONPATH", f"{tmp_path}{os.pathsep}{HERE}")):
         monkeypatch.setenv(name, value)

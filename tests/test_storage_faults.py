@@ -13,14 +13,16 @@ from service.storage import layout, receipts, restore
 from service.storage.commits import CommitLog
 from service.storage.retries import Policy
 from service.storage.store import Store
-from tests import outages
+from tests import attempts, outages
+from tests.buckets import gs_options
 from tests.outages import STEPS, alarms, check_whole, same, steps_of
-from tests.storage.conftest import gcs_address, gs_options  # noqa: F401  (one is a fixture)
 from tests.storage.wire import Weather, wired_to
+from tests.test_attempt import same as same_in_all
 
 pytestmark = pytest.mark.processes
 # The real one waits up to 20 s between two tries, and gives up after 120 s.
 PATIENT = Policy(first_seconds=0.05, longest_seconds=0.2, deadline_seconds=60.0)
+OUTAGE_SECONDS = 60
 HASTY_SECONDS = 0.5  # only during an outage: a busy machine's slow reply where a run opens is none
 
 
@@ -31,7 +33,7 @@ def whole(two, tmp_path_factory):
 
 
 @pytest.fixture
-def bucket(gcs_address):  # noqa: F811
+def bucket(gcs_address):
     """A bucket of its own: the server's address and the bucket's name."""
     found = gcs_address, f"bucket-{uuid.uuid4().hex}"
     outages.create_bucket(*found)
@@ -197,3 +199,42 @@ def test_a_run_that_is_asked_to_stop_while_nothing_can_be_saved_names_what_is_lo
     left = two.call(outages.train, store, {13: (Notice.give,)})
     assert all(mine["error"].startswith(f"RunInterrupted: The run {store.url} was asked to stop.") for mine in left)
     assert steps_of(store)[-1] == 14
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fault", ["reset", "late", 503])
+def test_a_minute_without_the_bucket_costs_no_step_and_saving_resumes(two, whole, bucket, tmp_path, fault):
+    away = str(tmp_path / "away")
+    with wired_to(bucket[0], lambda command, path: fault if os.path.exists(away) else None) as (_, address):
+        store, straight = stores(bucket, address, Policy())
+        # A save waits 10 s for the one before at the most. The 15 steps from 7 to 22 take a minute, and the 8 after
+        # them 32 s, longer than the 20 s that may lie between two tries.
+        acts = {7: (outages.touch, away), 22: (os.remove, away)}
+        left = two.call(outages.train, store, acts, 7, OUTAGE_SECONDS / 15, None, 10.0)
+    for mine, other in zip(left, whole, strict=True):
+        assert mine["error"] == ""
+        same(mine, other)
+    assert [line.partition(":")[0] for line in alarms(left[0]["printed"])] == [
+        *("Saving fails, and is tried again", "Saving works again"),
+    ]
+    saved = steps_of(straight)
+    assert saved[:3] == [2, 4, 6] and not {*range(10, 22)} & {*saved}
+    assert any(22 <= step < STEPS for step in saved) and saved[-1] == STEPS
+    check_whole(straight)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_three_calls_in_ten_fail_the_bits_are_those_of_a_whole_run(two, bucket, tmp_path, seed):
+    undisturbed = two.call(attempts.train, str(tmp_path), None, 3)
+    with wired_to(bucket[0], Weather(seed)) as (_, address):
+        store, straight = stores(bucket, address, PATIENT)
+        saves = {"save_every_steps": 2, "keep": 3}
+        moment = ("batch_end", 1, 3)
+        assert two.call(attempts.train, store, moment, 3, saves) == [str(moment)] * 2
+        left = two.call(attempts.train, store, None, 3, saves)
+    for mine, other in zip(left, undisturbed, strict=True):
+        same_in_all(dict(mine), dict(other))
+    check_whole(straight)

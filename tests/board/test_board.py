@@ -11,7 +11,7 @@ from service.board import histograms, projector
 from service.board.events import Events
 from service.storage.store import Store
 from service.storage.views import Views
-from tests.storage.conftest import gcs_address, gs_options  # noqa: F401  (one is a fixture)
+from tests.buckets import gs_options
 
 X = np.random.RandomState(0).randn(50, 3).astype("float32")
 
@@ -135,7 +135,7 @@ def test_what_an_author_puts_beside_the_event_files_is_not_touched(store):
     assert store.exists("logs/elsewhere/events.out.tfevents.1")
 
 
-def test_events_reach_a_bucket_while_training_goes_on(gcs_address, tmp_path):  # noqa: F811
+def test_events_reach_a_bucket_while_training_goes_on(gcs_address, tmp_path):
     store = Store(f"gs://bucket/{tmp_path.name}", **gs_options(gcs_address))
     views = Views(store, every_seconds=0.05)
     events = Events(store, "logs", views)

@@ -23,7 +23,6 @@ from service.run import Run
 from service.storage.store import Store
 from service.worker import perform
 from tests.processes import Workers
-from tests.storage.conftest import gcs_address  # noqa: F401  (a fixture)
 
 X = np.random.RandomState(0).randn(40, 3).astype("float32")
 WORDS = np.random.RandomState(1).randint(0, 6, (40, 2))

@@ -3,6 +3,7 @@
 import os
 import socket
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import ray
@@ -10,7 +11,10 @@ from ray.train import ScalingConfig
 from ray.util import placement_group_table
 from ray.util.placement_group import placement_group
 
+from service import trainer
 from service.cluster import controller, elastic
+from service.cluster import relay as relays
+from service.run import Run
 from tests.processes import free_ports
 
 
@@ -66,3 +70,15 @@ def test_a_running_group_grows_and_never_shrinks_for_what_has_lost_a_worker_cann
     two = SimpleNamespace(start_time=0.0, num_workers=2)
     decision = policy.make_decision_for_running_worker_group(two, worker_group_status=None)
     assert getattr(decision, "num_workers", None) == size
+
+
+@pytest.mark.ray
+def test_once_a_worker_failed_the_controller_waits_for_no_commit(cluster, monkeypatch):
+    monkeypatch.setattr("service.worker.perform", mock.Mock(side_effect=RuntimeError("lost its peer")))
+    monkeypatch.setattr("service.kept.Kept", mock.MagicMock())
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 1))
+    relay = relays.started()
+    config = {"job": print, "run": Run("a").to_dict(), "options": {}, "store": None, "relay": relay, "is_terminal": False}
+    with pytest.raises(RuntimeError, match="lost its peer"):
+        trainer._work(config)
+    assert ray.get(relay.moved.remote(60.0))

@@ -10,13 +10,13 @@ import pytest
 from service.errors import StorageError
 from service.storage import retries
 from service.storage.store import Store
+from tests.buckets import gs_options
 from tests.infra.conftest import ROOT
 from tests.infra.guard import ROLES, Guard, granted
-from tests.storage.conftest import gcs_address, gs_options  # noqa: F401  (a fixture)
 
 
 @pytest.fixture
-def guard(gcs_address):  # noqa: F811
+def guard(gcs_address):
     guard = Guard(gcs_address)
     yield guard
     guard.stop()
@@ -39,7 +39,7 @@ def test_a_trainer_keeps_a_run_under_runs(guard):
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/a", "gs://bucket/runs-of-others/a", "gs://bucket"])
-def test_a_trainer_reads_and_writes_nothing_else(guard, gcs_address, url):  # noqa: F811
+def test_a_trainer_reads_and_writes_nothing_else(guard, gcs_address, url):
     Store(url, **gs_options(gcs_address)).write("there", b"x")
     guard.roles = granted("trainer")
     elsewhere = store(guard, url)

@@ -23,10 +23,10 @@ from packaging.utils import canonicalize_name
 from tensorboardX import SummaryWriter
 
 from service.storage.store import Store
+from tests.buckets import gs_options
 from tests.infra.conftest import ROOT, tool
 from tests.infra.guard import Guard, granted
 from tests.processes import free_ports
-from tests.storage.conftest import gcs_address, gs_options  # noqa: F401  (a fixture)
 from tests.test_kills import descendants, kill
 
 IMAGES = ROOT / "infra/images"
@@ -231,7 +231,7 @@ def installed(kind, folder):
 
 
 @pytest.mark.soak
-def test_the_tensorboard_image_s_command_serves_a_bucket_without_tensorflow(here, gcs_address):  # noqa: F811
+def test_the_tensorboard_image_s_command_serves_a_bucket_without_tensorflow(here, gcs_address):
     folder, environment, stack = here
     path = installed("tensorboard", folder)
     guard = Guard(gcs_address)

@@ -9,7 +9,7 @@ import pytest
 from service.kubernetes import rules, security
 from service.manifest import is_unset
 from tests.infra.conftest import ROOT
-from tests.k8s.conftest import environment, kubectl, load, render  # noqa: F401  (fixtures)
+from tests.k8s.conftest import load
 
 
 def settings():
@@ -30,7 +30,7 @@ def settings():
         ),
     ],
 )
-def test_an_overlay_asks_for_what_there_is(tmp_path, render, overlay, there):  # noqa: F811
+def test_an_overlay_asks_for_what_there_is(tmp_path, render, overlay, there):
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s", symlinks=True)
     (tmp_path / "k8s/settings.env").write_text(settings())
     text = render(tmp_path / "k8s/overlays" / overlay)

