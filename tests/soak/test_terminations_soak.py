@@ -17,6 +17,8 @@ from tests.undertaking import Undertaking
 pytestmark = [pytest.mark.soak, pytest.mark.ray, pytest.mark.timeout(3600)]
 
 TRIALS = 100
+# No checkpoint but those that the signals lead to: the next one by itself would be hours away.
+WORDS = ["--save-every-steps", "1000000", "--save-every-epochs", "10000", "--epochs", "10000"]
 LONGEST_SECONDS = 2.0
 # In every tenth trial each: the driver is the one, and what comes instead of patience.
 OTHERS = {3: "the driver", 6: "a worker, which is killed before it is done", 9: "a worker, twice"}
@@ -27,8 +29,7 @@ def test_a_hundred_signals_lose_no_step(tmp_path):
     notes.mkdir()
     seconds: list[float] = []
     with drivers() as start:
-        # No checkpoint but those that the signals lead to: the next one by itself would be an hour away.
-        run = Undertaking(Store(str(tmp_path / "told")), notes, start, "--save-every-epochs", "10000")
+        run = Undertaking(Store(str(tmp_path / "told")), notes, start, *WORDS)
         for trial in range(TRIALS):
             run.await_steps(trial)
             time.sleep(generator.uniform(0.0, LONGEST_SECONDS))
