@@ -63,7 +63,7 @@ def test_a_hundred_signals_lose_no_step(tmp_path):
     assert log.damaged == {}
     others = sum(trial % 10 in OTHERS for trial in range(TRIALS))
     print(
-        f"{TRIALS} signals, {others} of them to the driver, twice, or with a SIGKILL after them: all workers left after the same "
-        f"step, and none but a killed one lost any; committed after {np.median(seconds):.1f} s in the median, "
+        f"{TRIALS} signals, {others} of them to the driver, twice, or with a SIGKILL after them: all workers left after the "
+        f"same step, and none but a killed one lost any; committed after {np.median(seconds):.1f} s in the median, "
         f"{max(seconds):.1f} s at most where none was killed"
     )
