@@ -68,6 +68,13 @@ class WorkersLost(ServiceError, RuntimeError):
     """Worker processes died more often than the run's max_restarts."""
 
 
+class PeerLost(Exception):
+    """A collective of TensorFlow failed on a worker, as it does where another worker is gone; starting again mends that.
+
+    The message is TensorFlow's. Its own class would have it imported by whoever hears of the error.
+    """
+
+
 class StartAgain(Exception):
     """No error: a new attempt takes up what this one committed. It counts for no restart, and is never the author's."""
 

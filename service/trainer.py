@@ -14,7 +14,7 @@ from typing import Any
 from service import environment, record, reference
 from service.cluster import devices, ray_cluster
 from service.cluster.notice import Notice, Signals, signals, time_limit
-from service.errors import JobFailed, RunInvalid, ServiceError, StartAgain
+from service.errors import JobFailed, PeerLost, RunInvalid, ServiceError, StartAgain
 from service.exact import keras_seams
 from service.run import Run
 from service.storage import retries, urls
@@ -219,9 +219,11 @@ def _work(config: dict[str, Any]) -> dict[str, Any] | None:
         if index == 0:
             ray.get(config["relay"].tell_moved.remote())
         raise
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()  # the driver hears of the first worker's; the file keeps each one's
         config["relay"].tell_moved.remote()  # should the controller wait for them to commit
+        if type(error).__module__.startswith("tensorflow."):
+            raise PeerLost(f"{type(error).__name__}: {error}") from None  # an error of the job's own is a JobFailed already
         raise
     finally:
         if output is not None:

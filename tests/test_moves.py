@@ -44,12 +44,14 @@ class Story(NamedTuple):
         mishaps: in order; each ended one attempt.
         attempts: what the workers of each attempt wrote.
         metrics: the names, with the run's tag, that Prometheus was told.
+        mapped: the files that the controller had in memory at the end.
     """
 
     result: service.Result
     mishaps: list[str]
     attempts: list[list[Page]]
     metrics: set[str]
+    mapped: str
 
     def around(self, mishap: str) -> tuple[list[Page], list[Page]]:
         """Returns the attempts before and after a mishap."""
@@ -156,10 +158,11 @@ def story(tmp_path_factory) -> Iterator[Story]:
         # What is told once a second is seen once in ten: an attempt that long is behind it.
         wait_for(lambda: "samestep_slowest_worker" in metrics(run.name), "metrics")
         seen = metrics(run.name)
+        mapped = Path(f"/proc/{controller(os.getpid())}/maps").read_text()
         (notes / "last-step").write_text(str(attempts(notes)[-1][0].steps[-1] + 20))
         driver.join(PATIENCE_SECONDS)
         assert driver.exitcode == 0, (notes / "printed").read_text()
-        yield Story(service.Result(**json.loads((notes / "result").read_text())), mishaps, attempts(notes), seen)
+        yield Story(service.Result(**json.loads((notes / "result").read_text())), mishaps, attempts(notes), seen, mapped)
     finally:
         driver.kill()
         driver.join()
@@ -198,6 +201,10 @@ def float_types() -> Iterator[None]:
     yield
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
+
+
+def test_ray_train_s_controller_which_hears_of_it_all_never_imports_tensorflow(story):
+    assert "_raylet" in story.mapped and "tensorflow" not in story.mapped
 
 
 def test_prometheus_sees_how_the_run_goes(story):

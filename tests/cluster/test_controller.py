@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import ray
+import tensorflow as tf
 from ray.train import ScalingConfig
 from ray.util import placement_group_table
 from ray.util.placement_group import placement_group
@@ -14,6 +15,7 @@ from ray.util.placement_group import placement_group
 from service import trainer
 from service.cluster import controller, elastic
 from service.cluster import relay as relays
+from service.errors import PeerLost
 from service.run import Run
 from tests.processes import free_ports
 
@@ -73,12 +75,13 @@ def test_a_running_group_grows_and_never_shrinks_for_what_has_lost_a_worker_cann
 
 
 @pytest.mark.ray
-def test_once_a_worker_failed_the_controller_waits_for_no_commit(cluster, monkeypatch):
-    monkeypatch.setattr("service.worker.perform", mock.Mock(side_effect=RuntimeError("lost its peer")))
+def test_a_lost_peer_needs_no_tensorflow_in_the_controller_which_then_waits_for_no_commit(cluster, monkeypatch):
+    lost = tf.errors.UnavailableError(None, None, "Collective ops is aborted")
+    monkeypatch.setattr("service.worker.perform", mock.Mock(side_effect=lost))
     monkeypatch.setattr("service.kept.Kept", mock.MagicMock())
     monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 1))
     relay = relays.started()
     config = {"job": print, "run": Run("a").to_dict(), "options": {}, "store": None, "relay": relay, "is_terminal": False}
-    with pytest.raises(RuntimeError, match="lost its peer"):
+    with pytest.raises(PeerLost, match="UnavailableError: Collective ops is aborted"):
         trainer._work(config)
     assert ray.get(relay.moved.remote(60.0))
