@@ -49,7 +49,7 @@ def _create_bucket(address: str, method: str, body: bytes) -> None:
             with urllib.request.urlopen(request, timeout=5):
                 return
         except urllib.error.URLError:
-            time.sleep(0.05)
+            time.sleep(0.05)  # the server is starting, and tells nobody when it has
     raise RuntimeError(f"no server at {address}")
 
 

@@ -66,7 +66,7 @@ class Pulse:
                 self._leave(ended)
 
         if hasattr(function, "get_concrete_function"):  # who looks at a step's graph finds it
-            call.get_concrete_function = function.get_concrete_function  # type: ignore[attr-defined]
+            call.get_concrete_function = function.get_concrete_function  # type: ignore[attr-defined]  # as TensorFlow sets it
         return call
 
     def _leave(self, now: float) -> None:

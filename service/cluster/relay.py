@@ -79,7 +79,7 @@ class Relay:
         return min(waiting[task] for task in done)
 
     async def tell_moved(self) -> None:
-        """The workers make way: they have committed, or lost one of them and never will."""
+        """The workers make way: they have committed, or one of them failed and they never will."""
         self._moved.set()
 
     async def moved(self, wait_seconds: float) -> bool:

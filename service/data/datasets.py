@@ -91,4 +91,5 @@ def _nodes(dataset: Any) -> list[Any]:
     variant = tf.data.experimental.to_variant(dataset)
     text = tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=0, strip_device_assignment=True)
     graph = tf.compat.v1.GraphDef.FromString(text.numpy())
+    # What a GraphDef calls its library holds the functions of map, filter and the like.
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]

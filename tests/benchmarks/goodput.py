@@ -57,8 +57,8 @@ def main() -> None:
         cold = began - asked
         recoveries: list[float] = []
         while time.monotonic() - began < options.minutes * 60 - options.every / 2:
-            # Every so often from one kill to the next, of which the recovery took a part.
-            time.sleep(max(options.every - (recoveries[-1] if recoveries else 0.0), 0.0))
+            recovered = recoveries[-1] if recoveries else 0.0
+            time.sleep(max(options.every - recovered, 0.0))  # from one kill to the next, of which the recovery took a part
             victim = attempts(notes)[-1][len(recoveries) % 2].process
             killed = time.monotonic()
             os.kill(victim, signal.SIGKILL)
